@@ -1,0 +1,306 @@
+//! How messages are laid out in a row of the log.
+//!
+//! A chunk is a header and a run of frames, a frame per message:
+//!
+//! ```text
+//! chunk  = version (1), codec (1), key id (2), CRC-32 of what follows (4), frame*
+//! frame  = length (varint), version (1), section*
+//! section = type (varint), length (varint), bytes
+//! ```
+//!
+//! Numbers are big-endian; varints are LEB128. Sections of a type that a reader does not know are
+//! kept, so that a message moved by an older node loses nothing.
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+
+use super::message::{Body, BodyKind};
+
+/// Most messages in a chunk: a lease's mask has a bit for each of them below two spare ones.
+pub const MAX_MESSAGES: usize = 62;
+
+/// A chunk grows to about this many bytes, so that its row fits a page of PostgreSQL; a larger
+/// message has a chunk of its own.
+pub const TARGET_BYTES: usize = 8_000;
+
+const VERSION: u8 = 1;
+const FRAME_VERSION: u8 = 1;
+const CODEC_NONE: u8 = 0;
+const HEADER_BYTES: usize = 8;
+const CRC_AT: usize = 4;
+
+const SECTION_TEXT: u64 = 1;
+const SECTION_JSON: u64 = 2;
+const SECTION_BYTES: u64 = 3;
+
+/// What is stored of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it carries.
+    pub body: Body,
+    /// Sections this version does not know, as they were found.
+    pub unknown: Vec<(u64, Bytes)>,
+}
+
+impl From<Body> for Frame {
+    fn from(body: Body) -> Self {
+        Self {
+            body,
+            unknown: Vec::new(),
+        }
+    }
+}
+
+/// A row that is no chunk of ours: torn, flipped, or from a newer release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a stored chunk cannot be read: {0}")]
+pub struct Unreadable(&'static str);
+
+/// Collects frames until the chunk is full.
+#[derive(Debug, Default)]
+pub struct ChunkWriter {
+    frames: Vec<u8>,
+    count: usize,
+}
+
+impl ChunkWriter {
+    /// Whether a body still fits beside what is there; an empty chunk takes any.
+    pub fn has_room_for(&self, body: &Body) -> bool {
+        self.count == 0
+            || (self.count < MAX_MESSAGES
+                && HEADER_BYTES + self.frames.len() + framed_len(body) <= TARGET_BYTES)
+    }
+
+    /// Appends a frame.
+    pub fn push(&mut self, frame: &Frame) {
+        let mut sections = Vec::with_capacity(framed_len(&frame.body));
+        sections.push(FRAME_VERSION);
+        put_section(
+            &mut sections,
+            section_type(frame.body.kind),
+            &frame.body.bytes,
+        );
+        for (kind, bytes) in &frame.unknown {
+            put_section(&mut sections, *kind, bytes);
+        }
+        put_varint(&mut self.frames, sections.len() as u64);
+        self.frames.extend_from_slice(&sections);
+        self.count += 1;
+    }
+
+    /// Messages so far.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The chunk as it is stored.
+    pub fn finish(self) -> Vec<u8> {
+        let mut chunk = Vec::with_capacity(HEADER_BYTES + self.frames.len());
+        chunk.extend_from_slice(&[VERSION, CODEC_NONE]);
+        chunk.put_u16(0);
+        chunk.put_u32(crc32fast::hash(&self.frames));
+        chunk.extend_from_slice(&self.frames);
+        chunk
+    }
+}
+
+/// The frames of a stored chunk, without copying their bodies.
+///
+/// # Errors
+/// [`Unreadable`] when the checksum does not hold or the layout is not one this version knows.
+pub fn read(chunk: &Bytes) -> Result<Vec<Frame>, Unreadable> {
+    if chunk.len() < HEADER_BYTES {
+        return Err(Unreadable("shorter than its header"));
+    }
+    if chunk[0] != VERSION {
+        return Err(Unreadable("of another version"));
+    }
+    if chunk[1] != CODEC_NONE || chunk[2] != 0 || chunk[3] != 0 {
+        return Err(Unreadable("of an unknown codec or key"));
+    }
+    let mut frames = chunk.slice(HEADER_BYTES..);
+    if chunk.slice(CRC_AT..HEADER_BYTES).get_u32() != crc32fast::hash(&frames) {
+        return Err(Unreadable("its checksum does not hold"));
+    }
+    let mut read = Vec::new();
+    while !frames.is_empty() {
+        let frame = take_counted(&mut frames)?;
+        read.push(read_frame(frame)?);
+    }
+    Ok(read)
+}
+
+fn read_frame(mut frame: Bytes) -> Result<Frame, Unreadable> {
+    if frame.try_get_u8() != Ok(FRAME_VERSION) {
+        return Err(Unreadable("a frame of another version"));
+    }
+    let mut body = None;
+    let mut unknown = Vec::new();
+    while !frame.is_empty() {
+        let kind = take_varint(&mut frame)?;
+        let bytes = take_counted(&mut frame)?;
+        match kind {
+            SECTION_TEXT => {
+                body = Some(Body {
+                    kind: BodyKind::Text,
+                    bytes,
+                })
+            }
+            SECTION_JSON => {
+                body = Some(Body {
+                    kind: BodyKind::Json,
+                    bytes,
+                })
+            }
+            SECTION_BYTES => {
+                body = Some(Body {
+                    kind: BodyKind::Bytes,
+                    bytes,
+                })
+            }
+            _ => unknown.push((kind, bytes)),
+        }
+    }
+    let body = body.ok_or(Unreadable("a frame without a body"))?;
+    Ok(Frame { body, unknown })
+}
+
+fn section_type(kind: BodyKind) -> u64 {
+    match kind {
+        BodyKind::Text => SECTION_TEXT,
+        BodyKind::Json => SECTION_JSON,
+        BodyKind::Bytes => SECTION_BYTES,
+    }
+}
+
+/// An upper bound of what a frame with this body and nothing else takes.
+fn framed_len(body: &Body) -> usize {
+    const LENGTHS_AND_TYPES: usize = 16;
+    body.bytes.len() + LENGTHS_AND_TYPES
+}
+
+fn put_section(out: &mut Vec<u8>, kind: u64, bytes: &[u8]) {
+    put_varint(out, kind);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push((value & 0x7f) as u8);
+}
+
+fn take_varint(from: &mut Bytes) -> Result<u64, Unreadable> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = from
+            .try_get_u8()
+            .map_err(|_end| Unreadable("a number is cut off"))?;
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            break;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(Unreadable("a number is too long"))
+}
+
+fn take_counted(from: &mut Bytes) -> Result<Bytes, Unreadable> {
+    let length = usize::try_from(take_varint(from)?).ok();
+    match length.filter(|length| *length <= from.len()) {
+        Some(length) => Ok(from.split_to(length)),
+        None => Err(Unreadable("a part is cut off")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames() -> impl Strategy<Value = Frame> {
+        let kind = prop_oneof![
+            Just(BodyKind::Text),
+            Just(BodyKind::Json),
+            Just(BodyKind::Bytes)
+        ];
+        let bytes = prop::collection::vec(any::<u8>(), 1..400);
+        let unknown = prop::collection::vec(
+            (4..u64::MAX, prop::collection::vec(any::<u8>(), 0..20)),
+            0..3,
+        );
+        (kind, bytes, unknown).prop_map(|(kind, bytes, unknown)| Frame {
+            body: Body {
+                kind,
+                bytes: bytes.into(),
+            },
+            unknown: unknown
+                .into_iter()
+                .map(|(kind, bytes)| (kind, bytes.into()))
+                .collect(),
+        })
+    }
+
+    fn written(frames: &[Frame]) -> Bytes {
+        let mut writer = ChunkWriter::default();
+        for frame in frames {
+            writer.push(frame);
+        }
+        assert_eq!(writer.count(), frames.len());
+        writer.finish().into()
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunk_gives_back_its_frames_unknown_sections_included(
+            frames in prop::collection::vec(frames(), 0..MAX_MESSAGES),
+        ) {
+            prop_assert_eq!(read(&written(&frames)), Ok(frames));
+        }
+
+        #[test]
+        fn one_flipped_bit_is_noticed(
+            frames in prop::collection::vec(frames(), 1..5), at: prop::sample::Index,
+        ) {
+            let mut chunk = written(&frames).to_vec();
+            let bit = at.index(chunk.len() * 8);
+            chunk[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(read(&chunk.into()).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut sealed = vec![VERSION, CODEC_NONE, 0, 0];
+            sealed.put_u32(crc32fast::hash(&bytes));
+            sealed.extend_from_slice(&bytes);
+            let _frames = read(&sealed.into());
+            let _frames = read(&bytes.into());
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_full_at_its_size_and_at_its_count() {
+        let small = Body::text("body", "x".to_owned()).unwrap();
+        let mut writer = ChunkWriter::default();
+        while writer.has_room_for(&small) {
+            writer.push(&small.clone().into());
+        }
+        assert_eq!(writer.count(), MAX_MESSAGES);
+
+        let large = Body::text("body", "x".repeat(3_000)).unwrap();
+        let mut writer = ChunkWriter::default();
+        while writer.has_room_for(&large) {
+            writer.push(&large.clone().into());
+        }
+        assert_eq!(writer.count(), 2);
+        assert!(writer.finish().len() <= TARGET_BYTES);
+
+        let huge = Body::text("body", "x".repeat(100_000)).unwrap();
+        assert!(ChunkWriter::default().has_room_for(&huge));
+    }
+}

@@ -1,0 +1,185 @@
+//! The closed list of what a caller can meet.
+//!
+//! An error carries data, never a status code or a protocol's name for it. Each protocol renders
+//! the list by one exhaustive `match`, so a new variant does not build until every protocol can
+//! say it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The result of an operation that a caller asked for.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One field that breaks one rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Where: a JSON pointer into the body (`/messages/0/body`) or the name of a parameter.
+    pub field: String,
+    /// The value that was sent, shortened to [`Violation::SHOWN`] characters; empty where showing
+    /// it would leak a secret.
+    pub value: String,
+    /// What would be right, as a sentence without its full stop.
+    pub rule: String,
+}
+
+impl Violation {
+    /// Most characters of an offending value that are shown back.
+    pub const SHOWN: usize = 64;
+
+    /// Names the field, the value found there (shortened) and the rule that it breaks.
+    pub fn new(field: impl Into<String>, value: impl AsRef<str>, rule: impl Into<String>) -> Self {
+        let value = value.as_ref();
+        let mut shown: String = value.chars().take(Self::SHOWN).collect();
+        if shown.len() < value.len() {
+            shown.push('…');
+        }
+        Self {
+            field: field.into(),
+            value: shown,
+            rule: rule.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.value.is_empty() {
+            write!(f, "{}: {}", self.field, self.rule)
+        } else {
+            write!(f, "{} is {:?}: {}", self.field, self.value, self.rule)
+        }
+    }
+}
+
+fn list(violations: &[Violation]) -> String {
+    violations
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// What can go wrong for a caller. `Display` is the sentence that a caller may read: it never
+/// holds SQL, a path, a secret, or its own source.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request could not be read at all: not JSON, not UTF-8, too deep.
+    #[error("{detail}")]
+    Malformed {
+        /// What the parser met, and where.
+        detail: String,
+    },
+    /// The request was read and breaks rules; nothing was done.
+    #[error("{}", list(.0))]
+    Invalid(Vec<Violation>),
+    /// A request or a part of it is larger than a named limit; nothing was done.
+    #[error("{field} is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// What is too large: `request body`, or the pointer of a field.
+        field: String,
+        /// The limit it breaks, in bytes.
+        limit_bytes: usize,
+    },
+    /// The body's media type is not one that the operation reads.
+    #[error("Content-Type is {found:?}: this operation reads application/json")]
+    UnsupportedMediaType {
+        /// The header that was sent; empty when there was none.
+        found: String,
+    },
+    /// No credentials, or credentials that do not hold.
+    #[error("{reason}")]
+    Unauthenticated {
+        /// What a caller may know of the reason.
+        reason: &'static str,
+    },
+    /// Good credentials that do not include the right.
+    #[error("this token may not {right}; ask an administrator for one whose scope has `{right}`")]
+    Forbidden {
+        /// The right that is missing, as a scope names it.
+        right: &'static str,
+    },
+    /// The client's address is not on the allowlist.
+    #[error("address {address} is not on the allowlist of this server")]
+    AddressNotAllowed {
+        /// The address after trusted proxies were taken off.
+        address: IpAddr,
+    },
+    /// No route has this path.
+    #[error("there is nothing at {path}; the API is described at /v1/openapi.json")]
+    NoSuchPath {
+        /// The path asked for.
+        path: String,
+    },
+    /// The path exists, the method does not.
+    #[error("{method} is not a method of {path}")]
+    MethodNotAllowed {
+        /// The method asked for.
+        method: String,
+        /// The path asked for.
+        path: String,
+    },
+    /// No living queue of the caller's tenant has this name.
+    #[error("there is no queue {name:?}; create it with PUT /v1/queues/{name}")]
+    QueueNotFound {
+        /// The name asked for.
+        name: String,
+    },
+    /// No receipt handle of the request still belongs to a delivery.
+    #[error("{}", list(.0))]
+    ReceiptStale(Vec<Violation>),
+    /// The request took longer than the server allows.
+    #[error("the request took longer than {} s", limit.as_secs())]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// A bounded resource of this node is used up; nothing was done.
+    #[error("this node is at its limit of {what}; try again")]
+    Overloaded {
+        /// The resource, as configuration names it.
+        what: &'static str,
+    },
+    /// The database cannot be reached; nothing was done.
+    #[error("the database cannot be reached just now; nothing was done, try again")]
+    Unavailable(#[source] Option<BoxError>),
+    /// The connection to the database was lost while a change was under way.
+    #[error(
+        "the connection to the database was lost in the middle; the change may or may not have happened"
+    )]
+    UnknownOutcome(#[source] Option<BoxError>),
+    /// A bug of ours.
+    #[error("internal error")]
+    Internal(#[source] BoxError),
+}
+
+/// The source of an error that callers never see and the log shows once.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+impl Error {
+    /// A single broken rule.
+    pub fn invalid(
+        field: impl Into<String>,
+        value: impl AsRef<str>,
+        rule: impl Into<String>,
+    ) -> Self {
+        Self::Invalid(vec![Violation::new(field, value, rule)])
+    }
+
+    /// A bug of ours, from whatever revealed it.
+    pub fn internal(source: impl Into<BoxError>) -> Self {
+        Self::Internal(source.into())
+    }
+
+    /// The same error for several callers who shared one batch. The source goes to nobody: it was
+    /// logged by whoever ran the batch.
+    #[must_use]
+    pub fn for_each_caller(&self) -> Self {
+        match self {
+            Self::Unavailable(_) => Self::Unavailable(None),
+            Self::UnknownOutcome(_) => Self::UnknownOutcome(None),
+            Self::Overloaded { what } => Self::Overloaded { what },
+            Self::QueueNotFound { name } => Self::QueueNotFound { name: name.clone() },
+            other => Self::internal(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Every limit a caller can meet, named once. Sizes are bytes, waits are `Duration`s.
+//!
+//! Limits of one machine (pools, batches, queues in memory) are configuration, not constants.
+
+use std::time::Duration;
+
+/// Largest message body. SQS raised its own limit to 1 MiB in August 2025.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// Most messages in one send, receive or delete request (the batch limit of SQS).
+pub const MAX_BATCH: usize = 10;
+
+/// Largest request body the server reads, and about the largest answer it gives.
+pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
+
+/// Longest visibility timeout (SQS: 12 hours). The shortest is zero: visible again at once.
+pub const MAX_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Visibility timeout of a queue that does not set one (SQS: 30 seconds).
+pub const DEFAULT_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest time a receive may wait for a message (SQS: 20 seconds).
+pub const MAX_RECEIVE_WAIT: Duration = Duration::from_secs(20);
+
+/// Longest queue name, in characters (SQS: 80).
+pub const MAX_QUEUE_NAME: usize = 80;
+
+/// Longest receipt handle that is looked at, in bytes; ours are 71.
+pub const MAX_RECEIPT_HANDLE: usize = 1024;
+
+/// Longest name that a caller gives an entry of a batch, in characters (SQS: 80).
+pub const MAX_ENTRY_ID: usize = 80;
+
+/// Most queues on one page of a listing (SQS: 1000).
+pub const MAX_PAGE: usize = 1000;
+
+/// Queues on a page when the caller does not say.
+pub const DEFAULT_PAGE: usize = 100;
+
+/// Longest bearer token that is looked at, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Longest life a token of the local issuer may be given.
+pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Longest subject of a token, in characters.
+pub const MAX_SUBJECT: usize = 128;

@@ -1,0 +1,132 @@
+//! Queues: their names and settings, and what each may be.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::error::{Error, Result};
+use super::lane::QueueId;
+use super::limits;
+
+/// A name that follows SQS's rule: 1 to 80 ASCII letters, digits, hyphens and underscores.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueName(String);
+
+impl QueueName {
+    /// Checks a name that a caller sent in `field`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the name breaks the rule.
+    pub fn parse(field: &str, name: &str) -> Result<Self> {
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || name.len() > limits::MAX_QUEUE_NAME || !name.chars().all(good) {
+            return Err(Error::invalid(
+                field,
+                name,
+                "a queue's name is 1 to 80 letters, digits, hyphens and underscores",
+            ));
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whose queues: every name, limit and key belongs to a tenant. One exists so far.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tenant(pub String);
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+/// What a user sets on a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// How long a received message stays hidden, whole seconds, 0 to 12 hours.
+    pub visibility_timeout: Duration,
+    /// How long a receive waits when it does not say, whole seconds, 0 to 20.
+    pub receive_wait: Duration,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            visibility_timeout: limits::DEFAULT_VISIBILITY_TIMEOUT,
+            receive_wait: Duration::ZERO,
+        }
+    }
+}
+
+/// A living queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Its number.
+    pub id: QueueId,
+    /// Its name, unique among the living queues of its tenant.
+    pub name: QueueName,
+    /// What its user set.
+    pub settings: QueueSettings,
+    /// When it was created, on the database's clock.
+    pub created_at: OffsetDateTime,
+    /// Counts the changes of its settings, from 1.
+    pub version: i64,
+}
+
+/// Whole seconds within a range, from a number that a caller sent.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the field and the range.
+pub fn seconds(field: &str, value: i64, max: Duration) -> Result<Duration> {
+    u64::try_from(value)
+        .ok()
+        .map(Duration::from_secs)
+        .filter(|given| *given <= max)
+        .ok_or_else(|| {
+            Error::invalid(
+                field,
+                value.to_string(),
+                format!("whole seconds from 0 to {}", max.as_secs()),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule_of_sqs() {
+        for good in ["a", "orders", "Orders_2026-q3", &"x".repeat(80)] {
+            assert_eq!(QueueName::parse("queue", good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a.b", "ö", "a/b", "a\0b", "..", &"x".repeat(81)] {
+            let error = QueueName::parse("queue", bad).unwrap_err();
+            assert!(
+                matches!(error, Error::Invalid(ref v) if v[0].field == "queue"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn seconds_say_their_range() {
+        let error = seconds("wait_seconds", 21, limits::MAX_RECEIVE_WAIT).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "wait_seconds is \"21\": whole seconds from 0 to 20"
+        );
+        assert!(seconds("wait_seconds", -1, limits::MAX_RECEIVE_WAIT).is_err());
+        assert_eq!(
+            seconds("w", 20, limits::MAX_RECEIVE_WAIT)
+                .unwrap()
+                .as_secs(),
+            20
+        );
+    }
+}
