@@ -1,4 +1,8 @@
 //! Towpath: an SQS-compatible message queue over HTTP, on PostgreSQL.
 
+pub mod broker;
 pub mod clock;
 pub mod domain;
+pub mod maintenance;
+pub mod service;
+pub mod store;

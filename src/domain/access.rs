@@ -9,7 +9,7 @@ pub enum Right {
     Configure,
     /// Send messages.
     Send,
-    /// Receive messages and hand them back.
+    /// Receive messages.
     Receive,
     /// Delete messages that were received.
     Delete,

@@ -63,16 +63,16 @@ pub struct ChunkWriter {
 }
 
 impl ChunkWriter {
-    /// Whether a body still fits beside what is there; an empty chunk takes any.
-    pub fn has_room_for(&self, body: &Body) -> bool {
+    /// Whether a frame still fits beside what is there; an empty chunk takes any.
+    pub fn has_room_for(&self, frame: &Frame) -> bool {
         self.count == 0
             || (self.count < MAX_MESSAGES
-                && HEADER_BYTES + self.frames.len() + framed_len(body) <= TARGET_BYTES)
+                && HEADER_BYTES + self.frames.len() + framed_len(frame) <= TARGET_BYTES)
     }
 
     /// Appends a frame.
     pub fn push(&mut self, frame: &Frame) {
-        let mut sections = Vec::with_capacity(framed_len(&frame.body));
+        let mut sections = Vec::with_capacity(framed_len(frame));
         sections.push(FRAME_VERSION);
         put_section(
             &mut sections,
@@ -138,26 +138,9 @@ fn read_frame(mut frame: Bytes) -> Result<Frame, Unreadable> {
     while !frame.is_empty() {
         let kind = take_varint(&mut frame)?;
         let bytes = take_counted(&mut frame)?;
-        match kind {
-            SECTION_TEXT => {
-                body = Some(Body {
-                    kind: BodyKind::Text,
-                    bytes,
-                })
-            }
-            SECTION_JSON => {
-                body = Some(Body {
-                    kind: BodyKind::Json,
-                    bytes,
-                })
-            }
-            SECTION_BYTES => {
-                body = Some(Body {
-                    kind: BodyKind::Bytes,
-                    bytes,
-                })
-            }
-            _ => unknown.push((kind, bytes)),
+        match body_kind(kind) {
+            Some(kind) => body = Some(Body { kind, bytes }),
+            None => unknown.push((kind, bytes)),
         }
     }
     let body = body.ok_or(Unreadable("a frame without a body"))?;
@@ -172,10 +155,20 @@ fn section_type(kind: BodyKind) -> u64 {
     }
 }
 
-/// An upper bound of what a frame with this body and nothing else takes.
-fn framed_len(body: &Body) -> usize {
-    const LENGTHS_AND_TYPES: usize = 16;
-    body.bytes.len() + LENGTHS_AND_TYPES
+fn body_kind(section: u64) -> Option<BodyKind> {
+    [BodyKind::Text, BodyKind::Json, BodyKind::Bytes]
+        .into_iter()
+        .find(|kind| section_type(*kind) == section)
+}
+
+/// An upper bound of what a frame takes.
+fn framed_len(frame: &Frame) -> usize {
+    const LENGTH_AND_TYPE: usize = 16;
+    let unknown = frame
+        .unknown
+        .iter()
+        .map(|(_, bytes)| bytes.len() + LENGTH_AND_TYPE);
+    frame.body.bytes.len() + LENGTH_AND_TYPE + unknown.sum::<usize>()
 }
 
 fn put_section(out: &mut Vec<u8>, kind: u64, bytes: &[u8]) {
@@ -285,22 +278,22 @@ mod tests {
 
     #[test]
     fn a_chunk_is_full_at_its_size_and_at_its_count() {
-        let small = Body::text("body", "x".to_owned()).unwrap();
+        let small = Frame::from(Body::text("body", "x".to_owned()).unwrap());
         let mut writer = ChunkWriter::default();
         while writer.has_room_for(&small) {
-            writer.push(&small.clone().into());
+            writer.push(&small);
         }
         assert_eq!(writer.count(), MAX_MESSAGES);
 
-        let large = Body::text("body", "x".repeat(3_000)).unwrap();
+        let large = Frame::from(Body::text("body", "x".repeat(3_000)).unwrap());
         let mut writer = ChunkWriter::default();
         while writer.has_room_for(&large) {
-            writer.push(&large.clone().into());
+            writer.push(&large);
         }
         assert_eq!(writer.count(), 2);
         assert!(writer.finish().len() <= TARGET_BYTES);
 
-        let huge = Body::text("body", "x".repeat(100_000)).unwrap();
+        let huge = Frame::from(Body::text("body", "x".repeat(100_000)).unwrap());
         assert!(ChunkWriter::default().has_room_for(&huge));
     }
 }

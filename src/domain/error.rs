@@ -13,18 +13,23 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// One field that breaks one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Where: a JSON pointer into the body (`/messages/0/body`) or the name of a parameter.
+    /// Where: a JSON pointer into the body (`/messages/0/body`; empty for all of it) or the name of a
+    /// parameter. Without its middle beyond [`Violation::TOLD`] characters.
     pub field: String,
     /// The value that was sent, shortened to [`Violation::SHOWN`] characters; empty where showing
     /// it would leak a secret.
     pub value: String,
-    /// What would be right, as a sentence without its full stop.
+    /// What would be right, as a sentence without its full stop. Without its middle beyond
+    /// [`Violation::TOLD`] characters: parsers quote what they found.
     pub rule: String,
 }
 
 impl Violation {
     /// Most characters of an offending value that are shown back.
     pub const SHOWN: usize = 64;
+
+    /// Most characters of a field's place and of a rule.
+    pub const TOLD: usize = 512;
 
     /// Names the field, the value found there (shortened) and the rule that it breaks.
     pub fn new(field: impl Into<String>, value: impl AsRef<str>, rule: impl Into<String>) -> Self {
@@ -34,19 +39,33 @@ impl Violation {
             shown.push('…');
         }
         Self {
-            field: field.into(),
+            field: without_middle(field.into(), Self::TOLD),
             value: shown,
-            rule: rule.into(),
+            rule: without_middle(rule.into(), Self::TOLD),
         }
     }
 }
 
+fn without_middle(text: String, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text;
+    }
+    let first = text.chars().take(most / 2);
+    let last = text.chars().skip(count - most / 2);
+    first.chain(['…']).chain(last).collect()
+}
+
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let field = match self.field.as_str() {
+            "" => "the body",
+            field => field,
+        };
         if self.value.is_empty() {
-            write!(f, "{}: {}", self.field, self.rule)
+            write!(f, "{field}: {}", self.rule)
         } else {
-            write!(f, "{} is {:?}: {}", self.field, self.value, self.rule)
+            write!(f, "{field} is {:?}: {}", self.value, self.rule)
         }
     }
 }
@@ -80,10 +99,12 @@ pub enum Error {
         /// The limit it breaks, in bytes.
         limit_bytes: usize,
     },
-    /// The body's media type is not one that the operation reads.
-    #[error("Content-Type is {found:?}: this operation reads application/json")]
+    /// The body's media type or content coding is not one that the operation reads.
+    #[error("{header} is {found:?}: this operation reads application/json, not compressed")]
     UnsupportedMediaType {
-        /// The header that was sent; empty when there was none.
+        /// The header that says so.
+        header: &'static str,
+        /// What it says; empty when there was none.
         found: String,
     },
     /// No credentials, or credentials that do not hold.
@@ -133,14 +154,23 @@ pub enum Error {
         /// The limit.
         limit: Duration,
     },
+    /// The body did not arrive in time; nothing was done.
+    #[error("the body did not arrive within {} s; nothing was done", limit.as_secs())]
+    BodyTimeout {
+        /// The limit.
+        limit: Duration,
+    },
     /// A bounded resource of this node is used up; nothing was done.
     #[error("this node is at its limit of {what}; try again")]
     Overloaded {
-        /// The resource, as configuration names it.
+        /// The resource, in words for a caller.
         what: &'static str,
     },
-    /// The database cannot be reached; nothing was done.
-    #[error("the database cannot be reached just now; nothing was done, try again")]
+    /// This node takes no new work; nothing was done.
+    #[error("this node is shutting down; ask another one")]
+    ShuttingDown,
+    /// The database cannot be reached, or cannot do it just now; nothing was done.
+    #[error("the database cannot do this just now; nothing was done, try again")]
     Unavailable(#[source] Option<BoxError>),
     /// The connection to the database was lost while a change was under way.
     #[error(
@@ -178,6 +208,7 @@ impl Error {
             Self::Unavailable(_) => Self::Unavailable(None),
             Self::UnknownOutcome(_) => Self::UnknownOutcome(None),
             Self::Overloaded { what } => Self::Overloaded { what },
+            Self::ShuttingDown => Self::ShuttingDown,
             Self::QueueNotFound { name } => Self::QueueNotFound { name: name.clone() },
             other => Self::internal(other.to_string()),
         }

@@ -28,9 +28,6 @@ pub const MAX_QUEUE_NAME: usize = 80;
 /// Longest receipt handle that is looked at, in bytes; ours are 71.
 pub const MAX_RECEIPT_HANDLE: usize = 1024;
 
-/// Longest name that a caller gives an entry of a batch, in characters (SQS: 80).
-pub const MAX_ENTRY_ID: usize = 80;
-
 /// Most queues on one page of a listing (SQS: 1000).
 pub const MAX_PAGE: usize = 1000;
 

@@ -1,5 +1,7 @@
 //! Messages as callers hand them in and get them back.
 
+use std::fmt;
+
 use bytes::Bytes;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -28,27 +30,28 @@ pub struct Body {
 }
 
 impl Body {
-    /// A text body that a caller sent in `field`.
+    /// A text body that a caller sent in `field`, which is written out only to name it in an error.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty text or one with U+0000 (SQS refuses both),
     /// [`Error::TooLarge`] for one over the limit.
-    pub fn text(field: &str, text: String) -> Result<Self> {
+    pub fn text(field: impl fmt::Display, text: String) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::invalid(
-                field,
+                field.to_string(),
                 "",
                 "a body has at least one character",
             ));
         }
         if text.len() > limits::MAX_BODY_BYTES {
             return Err(Error::TooLarge {
-                field: field.to_owned(),
+                field: field.to_string(),
                 limit_bytes: limits::MAX_BODY_BYTES,
             });
         }
         if text.contains('\0') {
-            return Err(Error::invalid(field, text, "a text body has no U+0000"));
+            let rule = "a text body has no U+0000";
+            return Err(Error::invalid(field.to_string(), text, rule));
         }
         Ok(Self {
             kind: BodyKind::Text,

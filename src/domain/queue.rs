@@ -1,5 +1,6 @@
 //! Queues: their names and settings, and what each may be.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -82,16 +83,20 @@ pub struct Queue {
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the field and the range.
-pub fn seconds(field: &str, value: i64, max: Duration) -> Result<Duration> {
+pub fn seconds(field: &str, value: i64, range: RangeInclusive<Duration>) -> Result<Duration> {
     u64::try_from(value)
         .ok()
         .map(Duration::from_secs)
-        .filter(|given| *given <= max)
+        .filter(|given| range.contains(given))
         .ok_or_else(|| {
             Error::invalid(
                 field,
                 value.to_string(),
-                format!("whole seconds from 0 to {}", max.as_secs()),
+                format!(
+                    "whole seconds from {} to {}",
+                    range.start().as_secs(),
+                    range.end().as_secs()
+                ),
             )
         })
 }
@@ -116,17 +121,16 @@ mod tests {
 
     #[test]
     fn seconds_say_their_range() {
-        let error = seconds("wait_seconds", 21, limits::MAX_RECEIVE_WAIT).unwrap_err();
+        let wait = |given| {
+            let range = Duration::ZERO..=limits::MAX_RECEIVE_WAIT;
+            seconds("wait_seconds", given, range)
+        };
+        let error = wait(21).unwrap_err();
         assert_eq!(
             error.to_string(),
             "wait_seconds is \"21\": whole seconds from 0 to 20"
         );
-        assert!(seconds("wait_seconds", -1, limits::MAX_RECEIVE_WAIT).is_err());
-        assert_eq!(
-            seconds("w", 20, limits::MAX_RECEIVE_WAIT)
-                .unwrap()
-                .as_secs(),
-            20
-        );
+        assert!(wait(-1).is_err());
+        assert_eq!(wait(20).unwrap().as_secs(), 20);
     }
 }

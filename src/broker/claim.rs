@@ -1,0 +1,436 @@
+//! The claim batcher: hands messages to receivers, and keeps those who wait.
+//!
+//! A receiver that waits is an entry in memory: it holds no connection and costs no query. Its queue
+//! is looked at when something is sent to it on this node, when a lease is due to end, when the
+//! receiver's time is up, and now and then for safety.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::dues::Dues;
+use super::lines::{Lines, Receiver};
+use super::low_water::LowWaters;
+use super::waiters::Wakes;
+use super::{BrokerOptions, Receive, lease_key};
+use crate::clock::Clock;
+use crate::domain::chunk::{self, Frame};
+use crate::domain::lane::{LaneId, QueueId, SubscriptionId};
+use crate::domain::message::Body;
+use crate::domain::queue::Queue;
+use crate::domain::{Error, Result};
+use crate::store::{
+    ClaimBatch, ClaimedChunk, ClaimedDelivery, Claims, Failure, LeaseKey, QueueReport, Reach,
+    Session,
+};
+
+/// Bytes of chunks that one claim reads for a queue while it holds the lane's lock.
+const BYTE_BUDGET: i64 = 1024 * 1024;
+/// Most queues in one claim.
+const MAX_QUEUES: usize = 64;
+/// How long a lane that another node is claiming from is passed over, and how often it is tried
+/// meanwhile, before a claim of the queue's own waits for it.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+const BUSY_PAUSE: Duration = Duration::from_millis(3);
+/// A due time is never waited for in shorter steps.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// One request to receive.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) queue: Arc<Queue>,
+    pub(super) receive: Receive,
+    pub(super) reply: oneshot::Sender<Result<Vec<Delivery>>>,
+}
+
+/// One message for one receiver.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) lease: ClaimedDelivery,
+    pub(super) salt: u32,
+    pub(super) sent_at: OffsetDateTime,
+    pub(super) body: Body,
+}
+
+/// Receivers of one queue that take part in a claim.
+struct Taken {
+    queue: QueueId,
+    receivers: Vec<Receiver>,
+}
+
+/// Runs claims one after another on a session of its own.
+#[derive(Debug)]
+pub(super) struct Batcher {
+    session: Session,
+    wakes: Arc<Wakes>,
+    clock: Clock,
+    draining: CancellationToken,
+    max_receivers: usize,
+    max_waiting: usize,
+    safety_probe: Duration,
+    lines: Lines,
+    low_waters: LowWaters,
+    dues: Dues,
+    /// How many of the queues at the head of the list are claimed for one by one, since one of
+    /// them failed a shared claim.
+    alone: usize,
+}
+
+impl Batcher {
+    pub(super) fn new(
+        session: Session,
+        wakes: Arc<Wakes>,
+        clock: Clock,
+        options: &BrokerOptions,
+        draining: CancellationToken,
+    ) -> Self {
+        let dues = Dues::new(clock.instant());
+        Self {
+            session,
+            wakes,
+            clock,
+            draining,
+            max_receivers: options.claim_batch,
+            max_waiting: options.max_waiting_receives,
+            safety_probe: options.safety_probe,
+            lines: Lines::default(),
+            low_waters: LowWaters::default(),
+            dues,
+            alone: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut items: mpsc::Receiver<Item>) {
+        let draining = self.draining.clone();
+        let mut drained = false;
+        loop {
+            while let Ok(item) = items.try_recv() {
+                self.admit(item);
+            }
+            for queue in self.wakes.take() {
+                self.lines.heat(queue);
+            }
+            let now = self.clock.instant();
+            if !drained && draining.is_cancelled() {
+                drained = true;
+                self.lines.end_waits(now);
+            }
+            self.lines.fire_timers(now);
+            if self.lines.next().is_some() {
+                self.claim().await;
+                continue;
+            }
+            let pause = self.lines.until_next_timer(now);
+            tokio::select! {
+                item = items.recv() => match item {
+                    Some(item) => self.admit(item),
+                    None => return,
+                },
+                () = self.wakes.some() => {}
+                () = tokio::time::sleep(pause.unwrap_or(self.safety_probe)) => {}
+                () = draining.cancelled(), if !drained => {}
+            }
+        }
+    }
+
+    fn admit(&mut self, item: Item) {
+        let Item {
+            queue,
+            receive,
+            reply,
+        } = item;
+        if self.lines.waiting() >= self.max_waiting {
+            let _gone = reply.send(Err(Error::Overloaded {
+                what: "receives waiting",
+            }));
+            return;
+        }
+        let wait = if self.draining.is_cancelled() {
+            Duration::ZERO
+        } else {
+            receive.wait
+        };
+        let receiver = Receiver {
+            receive,
+            deadline: self.clock.instant() + wait,
+            reply,
+        };
+        self.lines.join(queue, receiver);
+    }
+
+    /// One claim for the queues at the head of the list.
+    async fn claim(&mut self) {
+        let (taken, wait) = self.take();
+        if taken.is_empty() {
+            return;
+        }
+        let started = self.clock.instant();
+        let batch = self.batch(&taken, wait, started);
+        match self.session.claim(SubscriptionId::QUEUE, &batch).await {
+            Ok(claims) => {
+                self.low_waters.learn(&batch.low_waters, &claims, started);
+                self.hand_out(taken, claims, started).await;
+            }
+            Err(Failure::Rejected(_) | Failure::NotNow(_)) if taken.len() > 1 => {
+                self.alone = taken.len();
+                for Taken { queue, receivers } in taken.into_iter().rev() {
+                    self.lines.put_back(queue, receivers);
+                    self.lines.heat_first(queue);
+                }
+            }
+            Err(failure) => self.refuse(taken, failure),
+        }
+    }
+
+    /// Receivers from the head of the list, and whether their claim waits for busy lanes: then it
+    /// is for one queue.
+    fn take(&mut self) -> (Vec<Taken>, bool) {
+        let mut room = self.max_receivers;
+        let mut max_queues = if self.alone > 0 { 1 } else { MAX_QUEUES };
+        self.alone = self.alone.saturating_sub(1);
+        let mut wait = false;
+        let mut taken = Vec::new();
+        while room > 0 && taken.len() < max_queues {
+            let Some((queue, insists)) = self.lines.next() else {
+                break;
+            };
+            if insists && !taken.is_empty() {
+                break;
+            }
+            let receivers = self.lines.take_next(room);
+            if receivers.is_empty() {
+                continue;
+            }
+            room -= receivers.len();
+            taken.push(Taken { queue, receivers });
+            if insists {
+                wait = true;
+                max_queues = 1;
+            }
+        }
+        (taken, wait)
+    }
+
+    fn batch(&self, taken: &[Taken], wait: bool, now: Instant) -> ClaimBatch {
+        let mut batch = ClaimBatch {
+            byte_budget: BYTE_BUDGET,
+            wait,
+            ..ClaimBatch::default()
+        };
+        for Taken { queue, receivers } in taken {
+            batch.queues.push(*queue);
+            batch.first_slots.push(batch.tokens.len());
+            for receiver in receivers {
+                let Receive { max, window, .. } = receiver.receive;
+                let token = new_token();
+                batch.tokens.extend(std::iter::repeat_n(token, max));
+                batch.windows.extend(std::iter::repeat_n(window, max));
+            }
+            self.low_waters.of(*queue, now, &mut batch.low_waters);
+        }
+        batch
+    }
+
+    /// Gives receivers what was claimed for them, and takes back what came too late for them.
+    async fn hand_out(&mut self, taken: Vec<Taken>, claims: Claims, started: Instant) {
+        let elapsed = self.clock.instant().saturating_duration_since(started);
+        let chunks = decode(claims.chunks);
+        let mut deliveries = claims.deliveries;
+        deliveries.sort_unstable_by_key(|delivery| delivery.slot);
+        let mut deliveries = deliveries.into_iter().peekable();
+        let mut end = 0;
+        let mut late = Vec::new();
+        let mut settled = Vec::new();
+        for (Taken { queue, receivers }, report) in taken.into_iter().zip(claims.reports) {
+            let mut unserved = Vec::new();
+            for receiver in receivers {
+                end += receiver.receive.max;
+                let share: Vec<ClaimedDelivery> =
+                    std::iter::from_fn(|| deliveries.next_if(|delivery| delivery.slot < end))
+                        .collect();
+                let window = receiver.receive.window;
+                if is_late(elapsed, window) {
+                    late.extend(share.iter().map(lease_key));
+                    unserved.push(receiver);
+                    continue;
+                }
+                let share: Vec<Delivery> = share
+                    .into_iter()
+                    .filter_map(|lease| deliver(lease, &chunks))
+                    .collect();
+                if share.is_empty() {
+                    unserved.push(receiver);
+                    continue;
+                }
+                self.dues.add(queue, started + elapsed + window);
+                // The receiver hung up meanwhile.
+                if let Err(Ok(back)) = receiver.reply.send(Ok(share)) {
+                    late.extend(back.iter().map(|delivery| lease_key(&delivery.lease)));
+                }
+            }
+            settled.push((queue, unserved, report));
+        }
+        // Before anybody is told that there is nothing.
+        if !late.is_empty() {
+            self.take_back(late).await;
+        }
+        for (queue, unserved, report) in settled {
+            self.settle(queue, unserved, &report, started);
+        }
+    }
+
+    /// Decides what those who got nothing do next.
+    fn settle(
+        &mut self,
+        queue: QueueId,
+        unserved: Vec<Receiver>,
+        report: &QueueReport,
+        started: Instant,
+    ) {
+        let all_served = unserved.is_empty();
+        self.lines.put_back(queue, unserved);
+        let now = self.clock.instant();
+        let Some(line) = self.lines.get_mut(queue) else {
+            return;
+        };
+        let is_busy = report.busy_lanes > 0;
+        let busy_since = line.busy_since.take().unwrap_or(now);
+        if report.reach == Reach::Gone {
+            let name = line.queue.name.as_str().to_owned();
+            for receiver in self.lines.end(queue) {
+                let name = name.clone();
+                let _gone = receiver.reply.send(Err(Error::QueueNotFound { name }));
+            }
+            return;
+        }
+        if self.lines.remove_if_empty(queue) {
+            return;
+        }
+        match report.reach {
+            Reach::Cut => self.lines.heat_first(queue),
+            Reach::More => self.lines.heat(queue),
+            _ if all_served => self.lines.heat(queue),
+            _ if is_busy => self.wait_for_lanes(queue, busy_since, now),
+            _ => self.wait(queue, started),
+        }
+    }
+
+    /// An empty answer means that every lane was looked at: busy ones are tried again for a while,
+    /// and then waited for.
+    fn wait_for_lanes(&mut self, queue: QueueId, since: Instant, now: Instant) {
+        let Some(line) = self.lines.get_mut(queue) else {
+            return;
+        };
+        if now.saturating_duration_since(since) < BUSY_WAIT {
+            line.busy_since = Some(since);
+            self.lines.set_timer(queue, Some(now + BUSY_PAUSE));
+        } else {
+            line.insist = true;
+            self.lines.heat_first(queue);
+        }
+    }
+
+    /// Answers those whose time is up; the others wait for the next thing that can happen.
+    fn wait(&mut self, queue: QueueId, started: Instant) {
+        let now = self.clock.instant();
+        let (overdue, earliest) = self.lines.take_overdue(queue, now);
+        for receiver in overdue {
+            let _gone = receiver.reply.send(Ok(Vec::new()));
+        }
+        let Some(earliest) = earliest else {
+            self.lines.remove_if_empty(queue);
+            return;
+        };
+        let jitter = rand::random_range(0.75..1.25);
+        let mut at = earliest.min(now + self.safety_probe.mul_f64(jitter));
+        if let Some(due) = self.dues.next(queue, started) {
+            at = at.min(due);
+        }
+        self.lines.set_timer(queue, Some(at.max(now + MIN_PAUSE)));
+    }
+
+    /// Deliveries that nobody got become visible again, uncounted.
+    async fn take_back(&mut self, mut late: Vec<LeaseKey>) {
+        late.sort_unstable();
+        if let Err(failure) = self.session.hand_back(SubscriptionId::QUEUE, &late).await {
+            tracing::warn!(
+                error = &failure as &dyn std::error::Error,
+                messages = late.len(),
+                "could not take back deliveries that nobody got: they are hidden for their window"
+            );
+        }
+        self.wakes.wake(late.iter().map(|lease| lease.lane.queue()));
+    }
+
+    fn refuse(&mut self, taken: Vec<Taken>, failure: Failure) {
+        if matches!(failure, Failure::Lost(_) | Failure::Unreachable(_)) {
+            self.low_waters.forget();
+        }
+        let error = Error::from(failure);
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            requests = taken
+                .iter()
+                .map(|taken| taken.receivers.len())
+                .sum::<usize>(),
+            "a receive failed"
+        );
+        for Taken { queue, receivers } in taken {
+            for receiver in receivers {
+                let _gone = receiver.reply.send(Err(error.for_each_caller()));
+            }
+            if !self.lines.remove_if_empty(queue) {
+                self.lines.heat(queue);
+            }
+        }
+    }
+}
+
+/// Whether so much of a window has passed at the database that the receiver must not get it: its
+/// answer could come after the end of its own window, when somebody else holds the message.
+fn is_late(elapsed: Duration, window: Duration) -> bool {
+    !window.is_zero() && elapsed > window / 2
+}
+
+/// Positive: the top bit is for messages split off a lease. Below the maximum: the database adds
+/// one where a lease already has the same token.
+fn new_token() -> i32 {
+    rand::random_range(1..i32::MAX)
+}
+
+type Chunks = BTreeMap<(LaneId, i64), (ClaimedChunk, Vec<Frame>)>;
+
+fn decode(chunks: Vec<ClaimedChunk>) -> Chunks {
+    let mut decoded = BTreeMap::new();
+    for chunk in chunks {
+        match chunk::read(&chunk.body) {
+            Ok(frames) => {
+                decoded.insert((chunk.lane, chunk.seq), (chunk, frames));
+            }
+            Err(unreadable) => tracing::error!(
+                error = &unreadable as &dyn std::error::Error,
+                lane = chunk.lane.raw(),
+                seq = chunk.seq,
+                "messages cannot be delivered"
+            ),
+        }
+    }
+    decoded
+}
+
+/// `None` when the chunk could not be read: the message stays leased until its window ends.
+fn deliver(lease: ClaimedDelivery, chunks: &Chunks) -> Option<Delivery> {
+    let (_, (chunk, frames)) = chunks.range(..=(lease.lane, lease.seq)).next_back()?;
+    let index = usize::try_from(lease.seq - chunk.seq).ok()?;
+    let frame = frames.get(index).filter(|_| chunk.lane == lease.lane)?;
+    Some(Delivery {
+        lease,
+        salt: chunk.salt,
+        sent_at: chunk.sent_at,
+        body: frame.body.clone(),
+    })
+}

@@ -1,0 +1,4 @@
+//! Background tasks. Each is idempotent, takes no input, runs on a timer, and is safe on two
+//! nodes at once; one node is elected to run it so that the others need not.
+
+pub mod space;

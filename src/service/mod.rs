@@ -1,0 +1,95 @@
+//! What can be asked of Towpath, whatever the protocol: a function per operation.
+//!
+//! An operation looks up what it names, checks what the domain cannot know, and makes one call of
+//! the broker or the store. Whether the caller has the right is the adapter's to ask before.
+
+mod messages;
+mod queues;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+
+use crate::broker::Broker;
+use crate::domain::queue::{Queue, QueueName, Tenant};
+use crate::domain::{Error, Result};
+use crate::store::Store;
+
+pub use crate::store::{PutOutcome, QueuePage};
+pub use messages::ReceiveRequest;
+
+/// How long a node may go on with a queue's settings after another node changed them. A deleted
+/// queue is noticed by the database at once, whatever is cached.
+const QUEUE_TTL: Duration = Duration::from_secs(1);
+/// Queues that are remembered.
+const MAX_QUEUES: u64 = 10_000;
+/// How long the database may take to say that it is there.
+const READY_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The operations; clones share everything.
+#[derive(Debug, Clone)]
+pub struct Service {
+    broker: Broker,
+    store: Store,
+    queues: Cache<(Tenant, QueueName), Arc<Queue>>,
+}
+
+impl Service {
+    /// The operations over a broker and a store.
+    pub fn new(broker: Broker, store: Store) -> Self {
+        let queues = Cache::builder()
+            .max_capacity(MAX_QUEUES)
+            .time_to_live(QUEUE_TTL)
+            .build();
+        Self {
+            broker,
+            store,
+            queues,
+        }
+    }
+
+    /// Whether requests can be served: the database answers and has the schema.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn is_ready(&self) -> Result<()> {
+        match tokio::time::timeout(READY_DEADLINE, self.store.ping()).await {
+            Ok(ready) => ready.map_err(|failure| Error::Unavailable(Some(Box::new(failure)))),
+            Err(elapsed) => Err(Error::Unavailable(Some(Box::new(elapsed)))),
+        }
+    }
+
+    /// The living queue of a name, as of a second ago at the most.
+    async fn queue(&self, tenant: &Tenant, name: &QueueName) -> Result<Arc<Queue>> {
+        let key = (tenant.clone(), name.clone());
+        if let Some(queue) = self.queues.get(&key).await {
+            return Ok(queue);
+        }
+        self.queues
+            .try_get_with(key, async {
+                self.get_queue(tenant, name).await.map(Arc::new)
+            })
+            .await
+            .map_err(|error| error.for_each_caller())
+    }
+
+    /// Forgets a queue that an operation found deleted: the name may already be another's.
+    async fn forget_if_gone<T>(
+        &self,
+        tenant: &Tenant,
+        name: &QueueName,
+        done: Result<T>,
+    ) -> Result<T> {
+        if matches!(done, Err(Error::QueueNotFound { .. })) {
+            self.forget(tenant, name).await;
+        }
+        done
+    }
+
+    async fn forget(&self, tenant: &Tenant, name: &QueueName) {
+        self.queues
+            .invalidate(&(tenant.clone(), name.clone()))
+            .await;
+    }
+}

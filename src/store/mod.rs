@@ -1,0 +1,232 @@
+//! The only speaker of SQL.
+//!
+//! Functions here run statements in autocommit, nearly always one, and give back domain types. They
+//! know no rules beyond the database's constraints, and tell failures apart by SQLSTATE and
+//! constraint name, never by text. Every statement is a constant in [`STATEMENTS`], which a test
+//! prepares on a migrated database.
+
+mod leases;
+mod log;
+mod queues;
+mod secrets;
+mod session;
+mod space;
+mod tasks;
+mod writers;
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgSeverity};
+use sqlx::{PgPool, Row as _};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+pub use leases::{Ack, Extended, LeaseKey};
+pub use log::{
+    AppendBatch, AppendLane, Appended, ClaimBatch, ClaimedChunk, ClaimedDelivery, Claims, LowWater,
+    QueueReport, Reach, Tail,
+};
+pub use queues::{PutOutcome, QueuePage};
+pub use session::Session;
+pub use space::{Freed, SpaceCursor};
+
+use crate::domain::Error;
+use crate::domain::error::BoxError;
+
+/// Every statement of this module.
+pub const STATEMENTS: &[&str] = &[
+    leases::ACK,
+    leases::EXTEND,
+    leases::FLOOR,
+    log::APPEND,
+    log::CLAIM,
+    log::DEDUP_PROBE,
+    queues::PUT,
+    queues::GET,
+    queues::LIST,
+    queues::DELETE,
+    queues::PING,
+    secrets::CREATE,
+    secrets::GET,
+    space::FREE,
+    space::LANES,
+    tasks::HELD,
+    tasks::ELECT,
+    tasks::RESIGN,
+    writers::TAKE,
+    writers::BEAT,
+    writers::RELEASE,
+];
+
+/// The pool for everything that is not the hot path.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    silence: Duration,
+    tasks: TaskTracker,
+}
+
+/// By hand, since the pool shows how it connects, password and all.
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store(..)")
+    }
+}
+
+impl Store {
+    /// A pool of at most `size` connections, of which none is opened yet. The database cancels
+    /// statements after `statement_timeout`.
+    pub fn new(
+        options: PgConnectOptions,
+        size: u32,
+        acquire_timeout: Duration,
+        statement_timeout: Duration,
+    ) -> Self {
+        let options = session::with_limits(options, statement_timeout);
+        let pool = PgPoolOptions::new()
+            .max_connections(size)
+            .acquire_timeout(acquire_timeout)
+            .test_before_acquire(false)
+            // A `begin` that is dropped halfway leaves its session inside a transaction, and the
+            // next borrower's writes vanish with it (sqlx issue 4385). Inside one, now() stands
+            // still; only the simple protocol tells the first statement apart. And a server that
+            // became a standby is of no use, whoever has its address now.
+            .before_acquire(|connection, _meta| {
+                Box::pin(async move {
+                    let fit = sqlx::raw_sql(session::FIT).fetch_all(connection).await?;
+                    fit.first().map_or(Ok(false), |row| row.try_get(0))
+                })
+            })
+            .connect_lazy_with(options);
+        Self {
+            pool,
+            silence: session::silence(statement_timeout),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// A session of its own to the same database, as [`Session::new`] makes it.
+    pub fn session(&self, statement_timeout: Duration) -> Session {
+        Session::new(&self.pool.connect_options(), statement_timeout)
+    }
+
+    /// Closes every connection, waiting for those in use.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Runs a statement that changes something.
+    async fn write(&self, query: Query<'static>) -> Result<Vec<PgRow>, Failure> {
+        let (pool, silence) = (self.pool.clone(), self.silence);
+        // A task of its own: a caller that goes away must not leave a connection in the middle of
+        // a statement, which the pool would wait for as long as a silent socket lives.
+        let statement = self.tasks.spawn(async move {
+            let acquired = pool.acquire().await;
+            let mut connection = acquired.map_err(|error| Failure::Unreachable(Box::new(error)))?;
+            match timeout(silence, query.fetch_all(&mut *connection)).await {
+                Ok(rows) => Ok(rows?),
+                Err(elapsed) => {
+                    connection.close_on_drop();
+                    Err(Failure::Lost(Box::new(elapsed)))
+                }
+            }
+        });
+        let ended = statement.await;
+        ended.unwrap_or_else(|panic| Err(Failure::Lost(Box::new(panic))))
+    }
+
+    /// Runs a statement that only reads: one that was lost has done nothing.
+    async fn read(&self, query: Query<'static>) -> Result<Vec<PgRow>, Failure> {
+        match self.write(query).await {
+            Err(Failure::Lost(source)) => Err(Failure::Unreachable(source)),
+            done => done,
+        }
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+/// A column of a batch, as a statement takes it.
+fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Vec<V> {
+    rows.iter().map(value).collect()
+}
+
+/// A statement to be run by a session or the pool.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one door; what goes through it is in STATEMENTS"
+)]
+fn query<'q>(statement: &'static str) -> Query<'q> {
+    sqlx::query(statement)
+}
+
+/// How a statement can fail, as far as a caller must act differently.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection could be had. Nothing was sent.
+    #[error("the database cannot be reached")]
+    Unreachable(#[source] BoxError),
+    /// The connection was lost after the statement was sent. It may have been committed.
+    #[error("the connection to the database was lost")]
+    Lost(#[source] BoxError),
+    /// A rival append was there first. Nothing was done; the tails that were used are wrong.
+    #[error("another writer appended to the same lane")]
+    Conflict,
+    /// The database could not do it just now: it gave up waiting, or has no room, or is read-only.
+    /// Nothing was done; the same may work later.
+    #[error("the database cannot do this just now")]
+    NotNow(#[source] BoxError),
+    /// The database refused the statement. Nothing was done; the same will be refused again.
+    #[error("the database refused a statement")]
+    Rejected(#[source] BoxError),
+}
+
+/// What `append_1` raises when its lane was freed past its numbers meanwhile.
+const APPEND_FENCE: &str = "TW001";
+const UNIQUE_VIOLATION: &str = "23505";
+const LOG_KEY: &str = "log_pkey";
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        let refusal = match &error {
+            sqlx::Error::Database(refusal) => refusal,
+            sqlx::Error::Encode(_) => return Self::Rejected(Box::new(error)),
+            // Also an answer that cannot be read: what it answers was done.
+            _ => return Self::Lost(Box::new(error)),
+        };
+        let severity = refusal
+            .try_downcast_ref::<PgDatabaseError>()
+            .map(PgDatabaseError::severity);
+        if matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic)) {
+            // The session is over, perhaps in the middle of its commit.
+            return Self::Lost(Box::new(error));
+        }
+        let state = refusal.code().unwrap_or_default().into_owned();
+        match (state.get(..2).unwrap_or_default(), state.as_str()) {
+            (_, APPEND_FENCE) => Self::Conflict,
+            (_, UNIQUE_VIOLATION) if refusal.constraint() == Some(LOG_KEY) => Self::Conflict,
+            // Timeout of a statement or a lock; read-only, as after a failover. All of these, and
+            // deadlocks (40), lack of room (53) and failures of the system (58), roll back.
+            ("40" | "53" | "58", _) | (_, "57014" | "55P03" | "25006") => {
+                Self::NotNow(Box::new(error))
+            }
+            ("08", _) | (_, "25P02") => Self::Lost(Box::new(error)),
+            _ => Self::Rejected(Box::new(error)),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unreachable(source) | Failure::NotNow(source) => {
+                Self::Unavailable(Some(source))
+            }
+            Failure::Lost(source) => Self::UnknownOutcome(Some(source)),
+            Failure::Conflict => Self::Overloaded {
+                what: "writers of one lane",
+            },
+            Failure::Rejected(source) => Self::Internal(source),
+        }
+    }
+}
