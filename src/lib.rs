@@ -4,5 +4,6 @@ pub mod broker;
 pub mod clock;
 pub mod domain;
 pub mod maintenance;
+pub mod postgres;
 pub mod service;
 pub mod store;
