@@ -1,0 +1,37 @@
+//! The REST door under /v1: wire types and handlers. A handler decodes, names the right, calls one
+//! function of `service` and encodes; rules live below.
+
+mod json;
+mod messages;
+pub mod openapi;
+mod page;
+mod parameters;
+pub mod problem;
+mod queues;
+pub(super) mod tokens;
+
+use std::sync::Arc;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Gate, ops};
+pub(super) use json::Json;
+
+/// Every route, with its description: this list is the OpenAPI document.
+pub(super) fn api() -> OpenApiRouter<Arc<Gate>> {
+    OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(
+            queues::put_queue,
+            queues::get_queue,
+            queues::delete_queue
+        ))
+        .routes(routes!(queues::list_queues))
+        .routes(routes!(messages::send_messages))
+        .routes(routes!(messages::receive_messages))
+        .routes(routes!(messages::delete_messages))
+        .routes(routes!(tokens::create_token))
+        .routes(routes!(openapi::get_open_api))
+        .routes(routes!(ops::get_health))
+        .routes(routes!(ops::get_readiness))
+}
