@@ -1,0 +1,315 @@
+//! No call of the engine takes longer or gives less for what lies around.
+
+use std::time::Duration;
+
+use sqlx::Executor as _;
+use tokio_util::task::TaskTracker;
+use towpath::domain::lane::{Class, LaneId, QueueId, SubscriptionId, Writer};
+use towpath::store::{Appended, ClaimBatch, Claims, Failure, Reach, SpaceCursor, Tail};
+
+use super::engine::{Bench, append, claim, leases, try_append};
+
+const WINDOW: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn purged_messages_in_flight_never_stop_a_receive() {
+    let mut bench = Bench::new().await;
+    for _chunk in 0..100 {
+        bench.append(0, &[50]).await;
+    }
+    assert_eq!(bench.claim(5_000, WINDOW).await.len(), 5_000);
+    bench
+        .session
+        .floor(SubscriptionId::QUEUE, bench.queue)
+        .await
+        .unwrap();
+    bench.append(0, &[1]).await;
+    bench.database.advance_clock(WINDOW * 2).await;
+
+    // Each call clears some of them away and says that there is more to look at.
+    let mut received = 0;
+    for _call in 0..20 {
+        let claims = claim(&mut bench.session, bench.queue, 1, WINDOW).await;
+        received += claims.deliveries.len();
+        if claims.reports[0].reach == Reach::Whole && claims.deliveries.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(received, 1);
+    let left: i64 = bench
+        .database
+        .value("select count(*) from towpath.lease")
+        .await;
+    assert_eq!(
+        left, 1,
+        "only the one that was sent after the purge is held"
+    );
+}
+
+#[tokio::test]
+async fn a_large_message_that_comes_back_at_once_leaves_room_for_small_new_ones() {
+    let mut bench = Bench::new().await;
+    let lane = bench.lane(0);
+    let Appended::Stale(tail) = append(&mut bench.session, lane, Tail::UNKNOWN, &[]).await else {
+        panic!("an unknown tail is always stale");
+    };
+    let large = vec![(1, vec![b'x'; 1 << 20])];
+    let lanes = [towpath::store::AppendLane {
+        lane,
+        tail,
+        salt: 7,
+        chunks: large,
+    }];
+    bench.session.append(&lanes).await.unwrap();
+    bench.claim(1, Duration::ZERO).await;
+    bench.append(0, &[1]).await;
+    let claims = claim(&mut bench.session, bench.queue, 10, Duration::ZERO).await;
+    let mut seqs: Vec<_> = leases(&claims).iter().map(|lease| lease.lo).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_queue_with_very_many_lanes_does_not_hide_its_neighbour() {
+    let mut bench = Bench::new().await;
+    let raw: i32 = bench
+        .database
+        .value(
+            "insert into towpath.queue
+                (tenant, name, visibility_timeout_seconds, receive_wait_seconds, created_at)
+             values ('default', 'neighbour', 30, 0, towpath.clock()) returning queue_id",
+        )
+        .await;
+    let neighbour = QueueId::new(raw).unwrap();
+    let first = bench.lane(0).raw();
+    bench
+        .database
+        .run(format!(
+            "insert into towpath.lane select {first} + i, {} from generate_series(0, 255) i",
+            bench.queue.get()
+        ))
+        .await;
+    let lane = LaneId::new(neighbour, Class::READY, Writer(0));
+    append(&mut bench.session, lane, Tail::UNKNOWN, &[]).await;
+    let zero = Tail {
+        next: 0,
+        last_chunk: -61,
+        bytes_total: 0,
+        live_total: 0,
+    };
+    append(&mut bench.session, lane, zero, &[1]).await;
+
+    let mut batch = batch(vec![bench.queue, neighbour]);
+    let claims = bench
+        .session
+        .claim(SubscriptionId::QUEUE, &batch)
+        .await
+        .unwrap();
+    assert_eq!(claims.reports[0].reach, Reach::Whole);
+    assert_eq!(
+        claims.reports[1].reach,
+        Reach::Cut,
+        "it says that it did not look"
+    );
+    batch = self::batch(vec![neighbour]);
+    let claims = bench
+        .session
+        .claim(SubscriptionId::QUEUE, &batch)
+        .await
+        .unwrap();
+    assert_eq!(claims.deliveries.len(), 1);
+}
+
+fn batch(queues: Vec<QueueId>) -> ClaimBatch {
+    let count = queues.len();
+    ClaimBatch {
+        queues,
+        first_slots: (0..count).collect(),
+        tokens: vec![5; count],
+        windows: vec![WINDOW; count],
+        byte_budget: 1 << 20,
+        low_waters: Vec::new(),
+        wait: false,
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_gets_what_a_busy_lane_holds() {
+    let mut bench = Bench::new().await;
+    bench.append(0, &[1]).await;
+    let mut rival = bench.database.connect().await;
+    let lane = bench.lane(0).raw();
+    let key = |verb: &str| {
+        sqlx::AssertSqlSafe(format!(
+            "select pg_advisory_{verb}(towpath.lane_key({lane}))"
+        ))
+    };
+    rival.execute(key("lock")).await.unwrap();
+
+    let passing = batch(vec![bench.queue]);
+    let claims = bench
+        .session
+        .claim(SubscriptionId::QUEUE, &passing)
+        .await
+        .unwrap();
+    assert_eq!(
+        (claims.deliveries.len(), claims.reports[0].busy_lanes),
+        (0, 1)
+    );
+
+    let waiting = ClaimBatch {
+        wait: true,
+        ..passing
+    };
+    let mut session = bench.another_session();
+    let claim = TaskTracker::new()
+        .spawn(async move { session.claim(SubscriptionId::QUEUE, &waiting).await });
+    let blocked = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    while bench.database.value::<i64>(blocked).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    rival.execute(key("unlock")).await.unwrap();
+    let claims: Claims = claim.await.unwrap().unwrap();
+    assert_eq!(
+        (claims.deliveries.len(), claims.reports[0].busy_lanes),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_tail_that_the_database_has_lost_is_not_believed() {
+    let mut bench = Bench::new().await;
+    let tail = bench.append(0, &[3]).await;
+    let lane = bench.lane(0);
+    // As after a fail-over that lost the newest messages, behind a proxy that kept our session.
+    let ahead = Tail {
+        next: tail.next + 5,
+        last_chunk: tail.next + 3,
+        ..tail
+    };
+    let appended = append(&mut bench.session, lane, ahead, &[1]).await;
+    assert_eq!(
+        appended,
+        Appended::Stale(Tail {
+            next: 0,
+            last_chunk: -61,
+            bytes_total: 0,
+            live_total: 0
+        })
+    );
+    let appended = append(&mut bench.session, lane, Tail::UNKNOWN, &[1]).await;
+    assert!(
+        matches!(appended, Appended::Stale(found) if found == tail),
+        "{appended:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_lane_out_of_numbers_refuses_instead_of_giving_one_twice() {
+    let mut bench = Bench::new().await;
+    let lane = bench.lane(0);
+    let last = (1_i64 << 41) - 1;
+    bench
+        .database
+        .run(format!(
+            "insert into towpath.cur values ({}, 0, 0, {last}, 0)",
+            lane.raw()
+        ))
+        .await;
+    let Appended::Stale(tail) = append(&mut bench.session, lane, Tail::UNKNOWN, &[]).await else {
+        panic!("an unknown tail is always stale");
+    };
+    assert_eq!(tail.next, last);
+    let refused = try_append(&mut bench.session, lane, tail, &[2]).await;
+    assert!(matches!(refused, Err(Failure::Rejected(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn space_is_found_behind_chunks_that_must_stay() {
+    let mut bench = Bench::new().await;
+    bench.append(0, &[1, 1, 1, 1, 1, 1]).await;
+    let held = bench.claim(6, WINDOW).await;
+    bench.ack(&[held[1], held[3], held[5]]).await;
+    let lane = bench.lane(0);
+    let first = bench
+        .session
+        .free(lane, SpaceCursor(0), 3, Duration::ZERO)
+        .await
+        .unwrap();
+    assert!(first.more && first.rows >= 1, "{first:?}");
+    assert_eq!(
+        (first.survivor, first.next),
+        (Some(SpaceCursor(0)), SpaceCursor(3))
+    );
+    bench
+        .session
+        .free(lane, first.next, 10, Duration::ZERO)
+        .await
+        .unwrap();
+    let left: i64 = bench
+        .database
+        .value("select count(*) from towpath.log")
+        .await;
+    assert_eq!(left, 3, "each chunk with a message in flight, and no other");
+}
+
+#[tokio::test]
+async fn space_of_large_messages_is_freed_in_bounded_steps() {
+    let mut bench = Bench::new().await;
+    let lane = bench.lane(0);
+    bench
+        .database
+        .run(format!(
+            "insert into towpath.log
+                 select {lane}, i, 1, 1, 0, now(), null, 0, 0, convert_to(repeat('x', 1 << 20), 'utf8')
+                 from generate_series(0, 39) i;
+             insert into towpath.cur values ({lane}, 1, 0, 40, 0)",
+            lane = lane.raw()
+        ))
+        .await;
+    let first = bench
+        .session
+        .free(lane, SpaceCursor(0), 1_000, Duration::ZERO)
+        .await
+        .unwrap();
+    assert!(first.more, "{first:?}");
+    let left: i64 = bench
+        .database
+        .value("select count(*) from towpath.log")
+        .await;
+    assert_eq!(left, 40 - 16, "16 MiB in a call");
+}
+
+#[tokio::test]
+async fn a_deleted_queue_leaves_nothing_behind() {
+    let mut bench = Bench::new().await;
+    bench.append(0, &[3, 2]).await;
+    bench.claim(4, WINDOW).await;
+    bench
+        .database
+        .run("update towpath.queue set deleted_at = towpath.clock()")
+        .await;
+    let lane = bench.lane(0);
+    let min_age = Duration::from_secs(10);
+    let kept = bench
+        .session
+        .free(lane, SpaceCursor(0), 100, min_age)
+        .await
+        .unwrap();
+    assert_eq!(kept.rows, 0, "a paused append may still be on its way");
+    bench.database.advance_clock(min_age * 2).await;
+    for _call in 0..3 {
+        bench
+            .session
+            .free(lane, SpaceCursor(0), 100, min_age)
+            .await
+            .unwrap();
+    }
+    for table in ["log", "lease", "cur", "lane"] {
+        let left: i64 = bench
+            .database
+            .value(format!("select count(*) from towpath.{table}"))
+            .await;
+        assert_eq!(left, 0, "{table}");
+    }
+}

@@ -1,0 +1,5 @@
+//! The storage engine, statement by statement, on a real PostgreSQL.
+
+mod engine;
+mod five;
+mod limits;
