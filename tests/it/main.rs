@@ -2,7 +2,15 @@
 // Always so for a test target; said for the lints that are more lenient with tests.
 #![cfg(test)]
 
+mod access;
+mod bad_input;
 mod broker;
+mod errors;
 mod model;
+mod openapi;
+mod rest;
+mod serve;
+mod stack;
 mod store;
 mod support;
+mod trace;
