@@ -1,0 +1,179 @@
+//! `towpath serve` as a process: signals, closed pipes, and what it leaves behind.
+
+use std::fs::{self, File};
+use std::future::ready;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::support::{eventually, socket};
+
+/// Far below what PostgreSQL is given to stop.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A node with a managed PostgreSQL of its own. Both end with the test.
+struct Node {
+    process: Child,
+    dir: TempDir,
+}
+
+impl Node {
+    fn start() -> Self {
+        Self::start_as(&mut Command::new(env!("CARGO_BIN_EXE_towpath")))
+    }
+
+    /// As [`Node::start`], by a program that becomes it.
+    fn start_as(program: &mut Command) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let [out, err] = ["out", "err"].map(|name| File::create(dir.path().join(name)).unwrap());
+        Self::spawn(program.stdout(out).stderr(err), dir)
+    }
+
+    fn spawn(program: &mut Command, dir: TempDir) -> Self {
+        let process = program
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.path().join("data"))
+            .args(["--set", "server.shutdown_delay=0s"])
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .env("HOME", "/nonexistent")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, dir }
+    }
+
+    fn postmaster(&self) -> Option<Pid> {
+        let file = self.dir.path().join("data/pg/data/postmaster.pid");
+        let file = fs::read_to_string(file).ok()?;
+        Some(Pid::from_raw(file.lines().next()?.parse().ok()?))
+    }
+
+    async fn logs(&self, words: &str) {
+        let log = self.dir.path().join("err");
+        eventually(words, async || {
+            let log = fs::read_to_string(&log).unwrap();
+            log.contains(words).then_some(())
+        })
+        .await;
+    }
+
+    async fn serves(&self) -> SocketAddr {
+        let out = self.dir.path().join("out");
+        eventually("it serves", async || {
+            let out = fs::read_to_string(&out).unwrap();
+            let (_, url) = out.split_once("http://")?;
+            url.split_once(' ')?.0.parse().ok()
+        })
+        .await
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().cast_signed()), signal).unwrap();
+    }
+
+    async fn ends(&mut self) -> ExitStatus {
+        let process = &mut self.process;
+        eventually("the node ends", || ready(process.try_wait().unwrap())).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ended = self.process.kill();
+        self.process.wait().unwrap();
+        if let Some(postmaster) = self.postmaster() {
+            let _gone = kill(postmaster, Signal::SIGQUIT);
+            let _gone = kill(postmaster, Signal::SIGCONT);
+        }
+    }
+}
+
+async fn is_ready(address: SocketAddr) -> bool {
+    let request = b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    socket::ask(address, request).await.status == 200
+}
+
+#[tokio::test]
+async fn a_node_whose_output_nobody_reads_serves_and_brings_its_database_back() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_towpath"));
+    let mut node = Node::spawn(program.stdout(Stdio::piped()).stderr(Stdio::piped()), dir);
+    drop(node.process.stdout.take());
+    let log = BufReader::new(node.process.stderr.take().unwrap());
+    let serving = log
+        .lines()
+        .map(Result::unwrap)
+        .find(|line| line.contains("\"serving\""))
+        .unwrap();
+    let serving: serde_json::Value = serde_json::from_str(&serving).unwrap();
+    let address = serving["address"].as_str().unwrap().parse().unwrap();
+
+    let killed = node.postmaster().unwrap();
+    kill(killed, Signal::SIGKILL).unwrap();
+    eventually("another server", async || {
+        node.postmaster().filter(|pid| *pid != killed)
+    })
+    .await;
+    eventually("it is ready", async || {
+        is_ready(address).await.then_some(())
+    })
+    .await;
+    node.signal(Signal::SIGTERM);
+    assert!(node.ends().await.success());
+}
+
+#[tokio::test]
+async fn a_signal_during_the_start_takes_the_database_down_again() {
+    let mut node = Node::start();
+    let started = eventually("PostgreSQL comes up", async || node.postmaster()).await;
+    node.signal(Signal::SIGINT);
+    assert!(node.ends().await.success());
+    assert_eq!(node.postmaster(), None);
+    assert_eq!(kill(started, None), Err(Errno::ESRCH));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_node_at_once_although_its_database_does_not_stop() {
+    let mut node = Node::start();
+    node.serves().await;
+    let postmaster = node.postmaster().unwrap();
+    kill(postmaster, Signal::SIGSTOP).unwrap();
+    node.signal(Signal::SIGTERM);
+    node.logs("stopped serving").await;
+    node.signal(Signal::SIGTERM);
+    let ended = timeout(AT_ONCE, node.ends()).await.expect("at once");
+    assert_eq!(ended.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_hang_up_ends_a_node_in_order() {
+    let mut node = Node::start();
+    node.serves().await;
+    node.signal(Signal::SIGHUP);
+    assert!(node.ends().await.success());
+    assert_eq!(node.postmaster(), None);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_node_that_was_started_by_nohup_does_not_hear_a_hang_up() {
+    let mut shell = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_towpath");
+    let mut node = Node::start_as(shell.args(["-c", r#"trap '' HUP; exec "$@""#, "sh", program]));
+    let address = node.serves().await;
+    node.signal(Signal::SIGHUP);
+    assert!(is_ready(address).await);
+    node.signal(Signal::SIGTERM);
+    assert!(node.ends().await.success());
+}
