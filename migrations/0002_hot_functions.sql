@@ -194,7 +194,8 @@ create type towpath.claimed as (
     -- 0: the receive count. 3: lanes that another claim held.
     n int,
     -- 0: the lease's token. 1: the salt. 3: 0 looked at; 1 there may be more, a limit of the call
-    -- ended the claim; 2 the queue is gone; 3 not all lanes were looked at, the call's locks ran out.
+    -- ended the claim; 2 the queue is gone; 3 not all lanes were looked at, the call's locks or
+    -- bytes ran out.
     code int,
     epoch int,
     -- 0: visible again. 1: sent. 2: expired leases before this were all seen. 3: the clock.
@@ -224,8 +225,10 @@ create function towpath.claim_1(
 declare
     -- Locks are shared memory of the whole server.
     c_lanes_per_call constant int := 256;
-    -- Dead leases (purged, or of another epoch) that one call clears away in a lane.
+    -- Dead leases (purged, or of another epoch) that one call clears away in a queue.
     c_dead_per_call constant int := 1000;
+    -- How many queues' byte budgets one call may use up. Queues beyond it are not looked at.
+    c_budgets_per_call constant int := 8;
     v_now timestamptz;
     v_out towpath.claimed;
     v_none towpath.claimed;
@@ -237,6 +240,7 @@ declare
     v_end int;
     v_share int;
     v_bytes bigint;
+    v_total bigint := 0;
     v_byte_stop bigint;
     v_ix int;
     v_lanes bigint[];
@@ -248,6 +252,7 @@ declare
     v_sinces timestamptz[];
     v_scanned boolean[];
     v_order int[];
+    v_order_expired int[];
     v_lane bigint;
     v_cur record;
     v_head timestamptz;
@@ -268,6 +273,8 @@ declare
 begin
     perform towpath.assert_read_committed();
     if p_wait then
+        -- Whoever holds a lane for longer than a commit takes is stuck, and others wait for us.
+        perform set_config('lock_timeout', '100', true);
         for v_lane in
             select l.lane_id from towpath.lane l
             where l.queue_id = p_queues[1]
@@ -291,9 +298,15 @@ begin
             return next v_report;
             continue;
         end if;
+        if v_total >= c_budgets_per_call * p_byte_budget then
+            v_report.code := 3;
+            return next v_report;
+            continue;
+        end if;
         v_slot := p_firsts[v_queue];
         v_end := coalesce(p_firsts[v_queue + 1], cardinality(p_toks) + 1);
         v_bytes := 0;
+        v_dead := 0;
 
         v_lanes := '{}';
         v_epochs := '{}';
@@ -338,14 +351,18 @@ begin
                 p_low_times[array_position(p_low_lanes, v_lane)], '-infinity'::timestamptz);
             v_scanned := v_scanned || false;
         end loop;
-        -- The oldest head first: a lane whose node has no receivers must not starve.
+        -- New messages: the oldest head first, or a lane whose node has no receivers would starve.
+        -- Expired leases: by dice, or one lane's would hide all others'.
         if cardinality(v_lanes) > 1 then
-            select array_agg(u.ix order by u.head nulls last, u.ix) into v_order
+            select array_agg(u.ix order by u.head nulls last, u.ix), array_agg(u.ix order by random())
+            into v_order, v_order_expired
             from unnest(v_heads) with ordinality as u (head, ix);
         elsif cardinality(v_lanes) = 1 then
             v_order := '{1}';
+            v_order_expired := '{1}';
         else
             v_order := '{}';
+            v_order_expired := '{}';
         end if;
 
         -- Expired leases may fill half of the slots and of the bytes before new messages have
@@ -360,7 +377,7 @@ begin
                 -- One chunk fits always, however large what came before it.
                 v_bytes := least(v_bytes, v_byte_stop - 1);
             end if;
-            foreach v_ix in array v_order loop
+            foreach v_ix in array case v_pass when 2 then v_order else v_order_expired end loop
                 exit when v_slot = v_stop or v_bytes >= v_byte_stop;
                 v_lane := v_lanes[v_ix];
                 if v_pass = 2 then
@@ -385,6 +402,7 @@ begin
                         v_out.body := v_chunk.body;
                         return next v_out;
                         v_bytes := v_bytes + octet_length(v_chunk.body);
+                        v_total := v_total + octet_length(v_chunk.body);
                         v_out := v_none;
                         v_out.kind := 0;
                         v_out.lane_id := v_lane;
@@ -421,10 +439,9 @@ begin
                     continue;
                 end if;
 
-                continue when v_scanned[v_ix];
+                continue when v_scanned[v_ix] or v_dead >= c_dead_per_call;
                 v_since := v_sinces[v_ix];
                 v_page := v_stop - v_slot;
-                v_dead := 0;
                 loop
                     v_seen := 0;
                     -- SKIP LOCKED passes over what a delete holds at this moment. What ends at
@@ -462,6 +479,7 @@ begin
                                 delete from towpath.lease e
                                 where e.lane_id = v_lane and e.sub_id = p_sub
                                     and e.lo = v_lease.lo and e.tok = v_lease.tok;
+                                v_dead := v_dead + 1;
                                 continue;
                             end if;
                             v_in := v_lane;
@@ -476,6 +494,7 @@ begin
                             v_out.body := v_chunk.body;
                             return next v_out;
                             v_bytes := v_bytes + octet_length(v_chunk.body);
+                            v_total := v_total + octet_length(v_chunk.body);
                         end if;
                         v_out := v_none;
                         v_out.kind := 0;
@@ -557,6 +576,7 @@ begin
         select g.salt into v_salt
         from towpath.log g
         where g.lane_id = p_lanes[v_ix] and g.seq <= p_los[v_ix] and g.seq > p_los[v_ix] - 62
+            and g.seq + g.n > p_los[v_ix]
         order by g.seq desc
         limit 1;
         if found and v_salt <> p_salts[v_ix] then

@@ -130,7 +130,8 @@ begin
     end loop;
 
     more := v_full or v_seen = p_limit or freed >= p_limit;
-    if v_queue_gone and freed = 0 and v_seen = 0 and p_from = 0 then
+    perform 1 from towpath.log g where g.lane_id = p_lane limit 1;
+    if v_queue_gone and freed = 0 and not found then
         delete from towpath.cur c where c.lane_id = p_lane;
         delete from towpath.lane l where l.lane_id = p_lane;
     end if;

@@ -19,6 +19,7 @@ use super::waiters::Wakes;
 use super::{BrokerOptions, Receive, lease_key};
 use crate::clock::Clock;
 use crate::domain::chunk::{self, Frame};
+use crate::domain::error::BoxError;
 use crate::domain::lane::{LaneId, QueueId, SubscriptionId};
 use crate::domain::message::Body;
 use crate::domain::queue::Queue;
@@ -36,6 +37,10 @@ const MAX_QUEUES: usize = 64;
 /// meanwhile, before a claim of the queue's own waits for it.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
+/// After a claim has waited for them in vain, how long until the next.
+const STUCK_PAUSE: Duration = Duration::from_secs(1);
+/// How long beyond its time a receiver is kept because there may be more to look at.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A due time is never waited for in shorter steps.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -54,6 +59,15 @@ pub(super) struct Delivery {
     pub(super) salt: u32,
     pub(super) sent_at: OffsetDateTime,
     pub(super) body: Body,
+}
+
+/// What becomes of a queue after a claim.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// It was seen to.
+    Settled,
+    /// It was not looked at, and comes before all others.
+    First,
 }
 
 /// Receivers of one queue that take part in a claim.
@@ -175,6 +189,7 @@ impl Batcher {
                 self.low_waters.learn(&batch.low_waters, &claims, started);
                 self.hand_out(taken, claims, started).await;
             }
+            Err(Failure::NotNow(source)) if wait => self.give_up_waiting(taken, source),
             Err(Failure::Rejected(_) | Failure::NotNow(_)) if taken.len() > 1 => {
                 self.alone = taken.len();
                 for Taken { queue, receivers } in taken.into_iter().rev() {
@@ -247,6 +262,7 @@ impl Batcher {
         let mut settled = Vec::new();
         for (Taken { queue, receivers }, report) in taken.into_iter().zip(claims.reports) {
             let mut unserved = Vec::new();
+            let late_before = late.len();
             for receiver in receivers {
                 end += receiver.receive.max;
                 let share: Vec<ClaimedDelivery> =
@@ -272,14 +288,25 @@ impl Batcher {
                     late.extend(back.iter().map(|delivery| lease_key(&delivery.lease)));
                 }
             }
-            settled.push((queue, unserved, report));
+            settled.push((queue, unserved, report, late.len() > late_before));
         }
         // Before anybody is told that there is nothing.
         if !late.is_empty() {
             self.take_back(late).await;
         }
-        for (queue, unserved, report) in settled {
-            self.settle(queue, unserved, &report, started);
+        let mut cut = Vec::new();
+        for (queue, unserved, mut report, gave_back) in settled {
+            // What was taken back is there for those who got nothing.
+            if gave_back && report.reach == Reach::Whole {
+                report.reach = Reach::More;
+            }
+            if self.settle(queue, unserved, &report, started) == Next::First {
+                cut.push(queue);
+            }
+        }
+        // In reverse: who was first among them stays so.
+        for queue in cut.into_iter().rev() {
+            self.lines.heat_first(queue);
         }
     }
 
@@ -290,12 +317,12 @@ impl Batcher {
         unserved: Vec<Receiver>,
         report: &QueueReport,
         started: Instant,
-    ) {
+    ) -> Next {
         let all_served = unserved.is_empty();
         self.lines.put_back(queue, unserved);
         let now = self.clock.instant();
         let Some(line) = self.lines.get_mut(queue) else {
-            return;
+            return Next::Settled;
         };
         let is_busy = report.busy_lanes > 0;
         let busy_since = line.busy_since.take().unwrap_or(now);
@@ -305,17 +332,52 @@ impl Batcher {
                 let name = name.clone();
                 let _gone = receiver.reply.send(Err(Error::QueueNotFound { name }));
             }
-            return;
+            return Next::Settled;
+        }
+        if matches!(report.reach, Reach::More | Reach::Cut) {
+            self.end_patience(queue, now);
         }
         if self.lines.remove_if_empty(queue) {
-            return;
+            return Next::Settled;
         }
         match report.reach {
-            Reach::Cut => self.lines.heat_first(queue),
+            Reach::Cut => return Next::First,
             Reach::More => self.lines.heat(queue),
             _ if all_served => self.lines.heat(queue),
             _ if is_busy => self.wait_for_lanes(queue, busy_since, now),
             _ => self.wait(queue, started),
+        }
+        Next::Settled
+    }
+
+    /// Where there is always more to look at, nobody is kept for long beyond their time.
+    fn end_patience(&mut self, queue: QueueId, now: Instant) {
+        let Some(long_ago) = now.checked_sub(PATIENCE) else {
+            return;
+        };
+        for receiver in self.lines.take_overdue(queue, long_ago).0 {
+            let _gone = receiver.reply.send(Err(Error::Overloaded {
+                what: "claims for one queue",
+            }));
+        }
+    }
+
+    /// Somebody holds a lane for longer than a commit takes. Whose time is up is told to try again.
+    fn give_up_waiting(&mut self, taken: Vec<Taken>, source: BoxError) {
+        let now = self.clock.instant();
+        let error = Error::Unavailable(Some(source));
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "a lane is held by a claim that does not end"
+        );
+        for Taken { queue, receivers } in taken {
+            self.lines.put_back(queue, receivers);
+            for receiver in self.lines.take_overdue(queue, now).0 {
+                let _gone = receiver.reply.send(Err(error.for_each_caller()));
+            }
+            if !self.lines.remove_if_empty(queue) {
+                self.lines.set_timer(queue, Some(now + STUCK_PAUSE));
+            }
         }
     }
 
@@ -330,7 +392,7 @@ impl Batcher {
             self.lines.set_timer(queue, Some(now + BUSY_PAUSE));
         } else {
             line.insist = true;
-            self.lines.heat_first(queue);
+            self.lines.heat(queue);
         }
     }
 
@@ -369,6 +431,7 @@ impl Batcher {
     fn refuse(&mut self, taken: Vec<Taken>, failure: Failure) {
         if matches!(failure, Failure::Lost(_) | Failure::Unreachable(_)) {
             self.low_waters.forget();
+            self.alone = 0;
         }
         let error = Error::from(failure);
         tracing::error!(

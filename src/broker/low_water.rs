@@ -66,9 +66,11 @@ impl LowWaters {
         for scanned in &claims.scanned {
             let lanes = self.queues.entry(scanned.lane.queue()).or_default();
             let bounded = used.iter().any(|mark| mark.lane == scanned.lane);
-            let unbounded_at = match lanes.get(&scanned.lane) {
-                Some(mark) if bounded => mark.unbounded_at,
-                _ => started,
+            let unbounded_at = match (lanes.get(&scanned.lane), bounded) {
+                (Some(mark), true) => mark.unbounded_at,
+                // The mark that bounded it has been dropped meanwhile: it proves nothing.
+                (None, true) => continue,
+                (_, false) => started,
             };
             lanes.insert(
                 scanned.lane,
@@ -201,9 +203,9 @@ mod tests {
             &mut marks,
         );
         assert!(marks.is_empty());
-        assert_eq!(
-            scene.offered(200),
-            Some(scene.start.0 + Duration::from_millis(100) - Duration::from_secs(15))
-        );
+        // The scan itself began at a mark of the time before.
+        assert_eq!(scene.offered(200), None);
+        scene.scan(300, -10_000);
+        assert!(scene.offered(400).is_some());
     }
 }

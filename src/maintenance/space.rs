@@ -115,11 +115,18 @@ impl Space {
                     return Ok(any);
                 }
                 let mut place = before.remove(&lane).unwrap_or_default();
-                match self.sweep_lane(lane, &mut place).await {
+                let swept = self.sweep_lane(lane, &mut place).await;
+                places.insert(lane, place);
+                match swept {
                     Ok(freed) => any |= freed,
+                    Err(failure @ (Failure::Lost(_) | Failure::Unreachable(_))) => {
+                        before.extend(places.drain());
+                        *places = before;
+                        return Err(failure);
+                    }
+                    // Of this lane only.
                     Err(failure) => warn(&failure),
                 }
-                places.insert(lane, place);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Service;
 use crate::broker::Receive;
+use crate::domain::lane::QueueId;
 use crate::domain::message::{Deletion, NewMessage, ReceivedMessage, SentMessage};
 use crate::domain::queue::{QueueName, QueueSettings, Tenant};
 use crate::domain::receipt::Receipt;
@@ -75,16 +76,15 @@ impl Service {
         receipt_handles: Vec<String>,
     ) -> Result<Vec<Deletion>> {
         let living = self.queue(tenant, queue).await?;
-        let opened = receipt_handles.iter().map(|handle| {
-            self.broker
-                .open_receipt(handle)
-                .filter(|receipt| receipt.position.lane.queue() == living.id)
-        });
-        let opened: Vec<Option<Receipt>> = opened.collect();
+        let mut opened = self.open_receipts(living.id, &receipt_handles);
+        if opened.contains(&None) {
+            // Or another node made the queue a moment ago, under a name that we remember.
+            self.forget(tenant, queue).await;
+            let living = self.queue(tenant, queue).await?;
+            opened = self.open_receipts(living.id, &receipt_handles);
+        }
         let receipts: Vec<Receipt> = opened.iter().copied().flatten().collect();
         if receipts.len() < opened.len() {
-            // Or of a queue that another node made a moment ago under the same name.
-            self.forget(tenant, queue).await;
             let forged = opened.iter().zip(&receipt_handles).enumerate();
             return Err(Error::Invalid(
                 forged
@@ -108,6 +108,18 @@ impl Service {
                 }
             })
             .collect())
+    }
+}
+
+impl Service {
+    /// What each handle says; `None` for one that no receive on this queue gave out.
+    fn open_receipts(&self, queue: QueueId, handles: &[String]) -> Vec<Option<Receipt>> {
+        let open = |handle: &String| {
+            self.broker
+                .open_receipt(handle)
+                .filter(|receipt| receipt.position.lane.queue() == queue)
+        };
+        handles.iter().map(open).collect()
     }
 }
 

@@ -172,7 +172,7 @@ pub enum Failure {
     /// A rival append was there first. Nothing was done; the tails that were used are wrong.
     #[error("another writer appended to the same lane")]
     Conflict,
-    /// The database could not do it just now: it gave up waiting, or has no room, or is read-only.
+    /// The database could not do it just now: it gave up waiting, or has no room.
     /// Nothing was done; the same may work later.
     #[error("the database cannot do this just now")]
     NotNow(#[source] BoxError),
@@ -205,11 +205,11 @@ impl From<sqlx::Error> for Failure {
         match (state.get(..2).unwrap_or_default(), state.as_str()) {
             (_, APPEND_FENCE) => Self::Conflict,
             (_, UNIQUE_VIOLATION) if refusal.constraint() == Some(LOG_KEY) => Self::Conflict,
-            // Timeout of a statement or a lock; read-only, as after a failover. All of these, and
-            // deadlocks (40), lack of room (53) and failures of the system (58), roll back.
-            ("40" | "53" | "58", _) | (_, "57014" | "55P03" | "25006") => {
-                Self::NotNow(Box::new(error))
-            }
+            // Timeout of a statement or a lock, deadlocks (40), lack of room (53) and failures of
+            // the system (58): all of them roll back.
+            ("40" | "53" | "58", _) | (_, "57014" | "55P03") => Self::NotNow(Box::new(error)),
+            // Read-only, as after a failover: this server is not the one that we need.
+            (_, "25006") => Self::Unreachable(Box::new(error)),
             ("08", _) | (_, "25P02") => Self::Lost(Box::new(error)),
             _ => Self::Rejected(Box::new(error)),
         }

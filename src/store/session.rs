@@ -72,8 +72,7 @@ impl Session {
             Err(elapsed) => Err(Failure::Lost(Box::new(elapsed))),
         };
         match rows {
-            // A server that is read-only stays so; another one may have taken its address.
-            Err(Failure::Lost(_) | Failure::Unreachable(_) | Failure::NotNow(_)) => {}
+            Err(Failure::Lost(_) | Failure::Unreachable(_)) => {}
             _ => self.connection = Some(connection),
         }
         rows
@@ -108,6 +107,11 @@ pub(super) fn with_limits(
         .options([
             ("statement_timeout", milliseconds.as_str()),
             ("lock_timeout", LOCK_TIMEOUT_MS),
+            // A node that vanished must not hold its locks until the system's own timeouts.
+            ("tcp_keepalives_idle", "5"),
+            ("tcp_keepalives_interval", "3"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", "10000"),
             ("idle_in_transaction_session_timeout", milliseconds.as_str()),
         ])
         .disable_statement_logging()

@@ -111,8 +111,9 @@ async fn a_purge_takes_what_is_in_flight() {
 /// read from end to end.
 async fn reads_of(database: &Database, session: &mut Session, call: Call<'_>) -> Reads {
     let mut connection = database.connect().await;
-    // Statistics of sessions reach the views when these end or are asked to.
     *session = Session::new(&database.options, STATEMENT_TIMEOUT);
+    // Statistics reach the views when their sessions end: those of the preparations first.
+    wait_until_alone(&mut connection).await;
     connection.execute("select pg_stat_reset()").await.unwrap();
     match call {
         Call::Ack(leases) => {
@@ -127,14 +128,22 @@ async fn reads_of(database: &Database, session: &mut Session, call: Call<'_>) ->
         }
     }
     *session = Session::new(&database.options, STATEMENT_TIMEOUT);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let reads = Reads::of(&mut connection).await;
-        if reads.scans > 0 || tokio::time::Instant::now() > deadline {
-            return reads;
+    wait_until_alone(&mut connection).await;
+    Reads::of(&mut connection).await
+}
+
+async fn wait_until_alone(connection: &mut sqlx::PgConnection) {
+    const OTHERS: &str = "
+        select count(*) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()
+            and backend_type = 'client backend'";
+    for _look in 0..6_000 {
+        if connection.fetch_one(OTHERS).await.unwrap().get::<i64, _>(0) == 0 {
+            return;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    panic!("other sessions of the test do not end");
 }
 
 enum Call<'a> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use sqlx::Executor as _;
 use tokio_util::task::TaskTracker;
 use towpath::domain::lane::{Class, LaneId, QueueId, SubscriptionId, Writer};
-use towpath::store::{Appended, ClaimBatch, Claims, Failure, Reach, SpaceCursor, Tail};
+use towpath::store::{Ack, Appended, ClaimBatch, Claims, Failure, Reach, SpaceCursor, Tail};
 
-use super::engine::{Bench, append, claim, leases, try_append};
+use super::engine::{Bench, SALT, append, claim, leases, try_append};
 
 const WINDOW: Duration = Duration::from_secs(30);
 
@@ -312,4 +312,105 @@ async fn a_deleted_queue_leaves_nothing_behind() {
             .await;
         assert_eq!(left, 0, "{table}");
     }
+}
+
+#[tokio::test]
+async fn what_comes_back_in_one_lane_does_not_hide_what_comes_back_in_another() {
+    let mut bench = Bench::new().await;
+    bench.append(0, &[2]).await;
+    bench.append(1, &[1]).await;
+    let other = bench.lane(1);
+    let mut of_other = 0;
+    for _claim in 0..200 {
+        let received = bench.claim(1, Duration::ZERO).await;
+        of_other += received.iter().filter(|lease| lease.lane == other).count();
+    }
+    assert!((20..180).contains(&of_other), "{of_other} of 200");
+}
+
+#[tokio::test]
+async fn a_delete_that_is_repeated_is_told_the_same_after_its_chunk_was_freed() {
+    let mut bench = Bench::new().await;
+    let tail = bench.append(0, &[1]).await;
+    // Another opening of the lane: its numbers have another salt.
+    let lanes = [towpath::store::AppendLane {
+        lane: bench.lane(0),
+        tail,
+        salt: SALT + 1,
+        chunks: vec![(1, b"x".to_vec())],
+    }];
+    bench.session.append(&lanes).await.unwrap();
+    let held = bench.claim(2, WINDOW).await;
+    let delete = [(held[1], SALT + 1)];
+    let acked = bench.session.ack(SubscriptionId::QUEUE, &delete).await;
+    assert_eq!(acked.unwrap(), [Ack::Deleted]);
+    let lane = bench.lane(0);
+    let freed = bench
+        .session
+        .free(lane, SpaceCursor(0), 100, Duration::ZERO)
+        .await;
+    assert_eq!(freed.unwrap().rows, 1, "the other message is still held");
+    let acked = bench.session.ack(SubscriptionId::QUEUE, &delete).await;
+    assert_eq!(acked.unwrap(), [Ack::Gone]);
+}
+
+#[tokio::test]
+async fn a_call_reads_only_so_many_bytes_whatever_the_number_of_queues() {
+    let mut bench = Bench::new().await;
+    bench
+        .database
+        .run(
+            "insert into towpath.queue
+                (tenant, name, visibility_timeout_seconds, receive_wait_seconds, created_at)
+             select 'default', 'large' || i, 30, 0, towpath.clock() from generate_series(1, 12) i;
+             insert into towpath.lane
+             select queue_id::bigint << 26, queue_id from towpath.queue where name like 'large%';
+             insert into towpath.log
+             select lane_id, 0, 1, 1, 0, now(), null, 0, 0, convert_to(repeat('x', 1 << 20), 'utf8')
+             from towpath.lane",
+        )
+        .await;
+    let first = bench.queue.get() + 1;
+    let queues: Vec<_> = (first..first + 12)
+        .map(|raw| QueueId::new(raw).unwrap())
+        .collect();
+    let claims = bench
+        .session
+        .claim(SubscriptionId::QUEUE, &batch(queues))
+        .await
+        .unwrap();
+    assert_eq!(claims.deliveries.len(), 8);
+    let cut = claims
+        .reports
+        .iter()
+        .filter(|report| report.reach == Reach::Cut);
+    assert_eq!(
+        cut.count(),
+        4,
+        "the others are for the next call, and it is said so"
+    );
+}
+
+#[tokio::test]
+async fn the_lanes_of_a_deleted_queue_stay_as_long_as_they_hold_something() {
+    let mut bench = Bench::new().await;
+    bench.append(0, &[1]).await;
+    let min_age = Duration::from_secs(10);
+    bench
+        .database
+        .run("update towpath.queue set deleted_at = towpath.clock() - interval '1 hour'")
+        .await;
+    let lane = bench.lane(0);
+    bench
+        .session
+        .free(lane, SpaceCursor(0), 100, min_age)
+        .await
+        .unwrap();
+    let count =
+        "select (select count(*) from towpath.log) * 10 + (select count(*) from towpath.lane)";
+    let left: i64 = bench.database.value(count).await;
+    assert_eq!(
+        left, 11,
+        "the chunk is too young to go, so its lane is still visited"
+    );
 }
