@@ -192,10 +192,11 @@ impl Batcher {
             Err(Failure::NotNow(source)) if wait => self.give_up_waiting(taken, source),
             Err(Failure::Rejected(_) | Failure::NotNow(_)) if taken.len() > 1 => {
                 self.alone = taken.len();
-                for Taken { queue, receivers } in taken.into_iter().rev() {
+                let queues: Vec<_> = taken.iter().map(|taken| taken.queue).collect();
+                for Taken { queue, receivers } in taken {
                     self.lines.put_back(queue, receivers);
-                    self.lines.heat_first(queue);
                 }
+                self.lines.heat_all_first(queues.into_iter());
             }
             Err(failure) => self.refuse(taken, failure),
         }
@@ -304,10 +305,7 @@ impl Batcher {
                 cut.push(queue);
             }
         }
-        // In reverse: who was first among them stays so.
-        for queue in cut.into_iter().rev() {
-            self.lines.heat_first(queue);
-        }
+        self.lines.heat_all_first(cut.into_iter());
     }
 
     /// Decides what those who got nothing do next.

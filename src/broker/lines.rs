@@ -96,10 +96,17 @@ impl Lines {
     }
 
     /// The same, before all others.
-    pub(super) fn heat_first(&mut self, queue: QueueId) {
+    fn heat_first(&mut self, queue: QueueId) {
         if let Some(line) = self.lines.get_mut(&queue).filter(|line| !line.hot) {
             line.hot = true;
             self.hot.push_front(queue);
+        }
+    }
+
+    /// Puts queues before all others, the first of them first.
+    pub(super) fn heat_all_first(&mut self, queues: impl DoubleEndedIterator<Item = QueueId>) {
+        for queue in queues.rev() {
+            self.heat_first(queue);
         }
     }
 
@@ -223,5 +230,60 @@ impl Lines {
                 self.timers.insert((at, queue));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::domain::queue::{QueueName, QueueSettings};
+
+    type Answer = oneshot::Receiver<Result<Vec<Delivery>>>;
+
+    /// A receiver joins; it has hung up once its answer is dropped.
+    fn join(lines: &mut Lines, raw: i32) -> (QueueId, Answer) {
+        let clock = Clock::default();
+        let id = QueueId::new(raw).unwrap();
+        let queue = Queue {
+            id,
+            name: QueueName::parse("name", &format!("q{raw}")).unwrap(),
+            settings: QueueSettings::default(),
+            created_at: clock.utc(),
+            version: 1,
+        };
+        let receive = Receive {
+            max: 1,
+            wait: Duration::ZERO,
+            window: Duration::ZERO,
+        };
+        let (reply, answer) = oneshot::channel();
+        let deadline = clock.instant();
+        lines.join(
+            Arc::new(queue),
+            Receiver {
+                receive,
+                deadline,
+                reply,
+            },
+        );
+        (id, answer)
+    }
+
+    #[test]
+    fn queues_that_a_claim_did_not_get_to_come_first_and_keep_their_order() {
+        let mut lines = Lines::default();
+        let (queues, _answers): (Vec<_>, Vec<_>) = (1..=4).map(|raw| join(&mut lines, raw)).unzip();
+        let mut taken: Vec<_> = (0..3).map(|_| lines.take_next(1)).collect();
+        for (queue, receivers) in queues.iter().zip(taken.drain(..)) {
+            lines.put_back(*queue, receivers);
+        }
+        lines.heat_all_first(queues[..3].iter().copied());
+        let mut order = Vec::new();
+        while let Some((queue, _insists)) = lines.next() {
+            order.push(queue);
+            lines.take_next(1);
+        }
+        assert_eq!(order, queues);
     }
 }

@@ -515,7 +515,7 @@ fn no_test_is_ignored() {
         assert_eq!(uses.ignored_tests, 0, "{}", file.display());
     }
     assert_eq!(
-        Uses::of("lib", "#[test] #[ignore] fn f() {}").ignored_tests,
+        Uses::of("lib", &format!("#[test] #[{}] fn f() {{}}", "ignore")).ignored_tests,
         1
     );
 }
