@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod docs;
 mod errors;
+mod explore;
 mod model;
 mod openapi;
 mod postgres;
