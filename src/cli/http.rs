@@ -3,12 +3,15 @@
 //! The benchmark measures through it, so that its cost per request is small and the same whatever
 //! it talks to. Commands know the server by `/v1` alone and share no types with it.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::str::FromStr;
+use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::http::request;
@@ -17,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
 use crate::domain::limits::{MAX_RECEIVE_WAIT, MAX_REQUEST_BYTES};
 
@@ -118,7 +122,7 @@ impl Server {
             .with_context(unreachable)?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let mut exchanges = Connection { sender };
+        let mut exchanges = Connection::new(sender);
         let mut work = std::pin::pin!(work(&mut exchanges));
         tokio::select! {
             biased;
@@ -151,9 +155,17 @@ impl Server {
 /// An open connection.
 pub(super) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
+    /// Goes off now and then; moving a timer for every request would cost more than the request's
+    /// own bookkeeping.
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Connection {
+    fn new(sender: http1::SendRequest<Full<Bytes>>) -> Self {
+        let alarm = Box::pin(tokio::time::sleep(ANSWER_TIMEOUT));
+        Self { sender, alarm }
+    }
+
     /// Sends a request and reads the whole answer.
     ///
     /// # Errors
@@ -164,20 +176,55 @@ impl Connection {
         body: Bytes,
     ) -> anyhow::Result<Answer> {
         let request = Request::from_parts(head.clone(), Full::new(body));
-        let exchange = async {
-            self.sender.ready().await?;
-            let (head, body) = self.sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
-            let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-            anyhow::Ok(Answer {
-                status: head.status,
-                body,
-            })
+        let Self { sender, alarm } = self;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let too_late = poll_fn(|context| {
+            while alarm.as_mut().poll(context).is_ready() {
+                if Instant::now() >= deadline {
+                    return Poll::Ready(());
+                }
+                alarm.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        });
+        let answered = tokio::select! {
+            biased;
+            answer = answer(sender, request) => answer,
+            () = too_late => Err(anyhow!("no answer within {ANSWER_TIMEOUT:?}")),
         };
-        let answered = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await;
-        let failed = || format!("{} {} was not answered", head.method, head.uri);
-        answered.with_context(failed)?.with_context(failed)
+        answered.with_context(|| format!("{} {} was not answered", head.method, head.uri))
     }
+}
+
+async fn answer(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Answer> {
+    sender.ready().await?;
+    let (head, mut body) = sender.send_request(request).await?.into_parts();
+    let status = head.status;
+    // Nearly every answer is in one piece, which needs no copy.
+    let mut whole = Bytes::new();
+    let mut pieces = BytesMut::new();
+    while let Some(piece) = body.frame().await {
+        let Ok(piece) = piece?.into_data() else {
+            continue;
+        };
+        if whole.is_empty() && pieces.is_empty() {
+            whole = piece;
+            continue;
+        }
+        pieces.extend_from_slice(&std::mem::take(&mut whole));
+        pieces.extend_from_slice(&piece);
+        ensure!(pieces.len() <= MAX_ANSWER_BYTES, "the answer is too large");
+    }
+    if !pieces.is_empty() {
+        whole = pieces.freeze();
+    }
+    Ok(Answer {
+        status,
+        body: whole,
+    })
 }
 
 /// A whole answer.

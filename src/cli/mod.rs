@@ -93,6 +93,9 @@ Example:
 
     #[command(hide = true)]
     InternalEcho,
+
+    #[command(hide = true)]
+    InternalBaseline,
 }
 
 #[derive(Subcommand)]
@@ -252,6 +255,7 @@ pub fn run(out: &mut impl Write) -> anyhow::Result<()> {
             Err(postgres::exec_with_parent(arguments)).context("cannot become PostgreSQL")
         }
         Command::InternalEcho => bench::serve_echo(out),
+        Command::InternalBaseline => bench::serve_baseline(out),
     }
 }
 

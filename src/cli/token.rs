@@ -1,7 +1,7 @@
 //! `towpath token`: asks a running server for a token, with the administrator's own.
 
 use std::io::{ErrorKind, IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Settings, Target, block_on};
 use crate::app::ADMIN_TOKEN_FILE;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Override};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -53,11 +53,11 @@ pub(super) struct Administrator {
 }
 
 impl Administrator {
-    /// The server's data directory on this machine.
+    /// The server's configuration as far as this machine knows it, with one more setting.
     ///
     /// # Errors
     /// The configuration is not valid.
-    pub(super) fn data_dir(&self) -> Result<PathBuf, config::Error> {
+    pub(super) fn config(&self, set: Option<Override>) -> Result<Config, config::Error> {
         let settings = Settings {
             config: self.target.config.clone(),
             data_dir: self.data_dir.clone(),
@@ -65,7 +65,9 @@ impl Administrator {
             database_url: None,
             set: Vec::new(),
         };
-        Ok(Config::load(&settings.overrides())?.config.data.dir)
+        let mut overrides = settings.overrides();
+        overrides.set.extend(set);
+        Ok(Config::load(&overrides)?.config)
     }
 
     /// The administrator's token.
@@ -76,22 +78,30 @@ impl Administrator {
         if let Some(token) = config::client_token()? {
             return Ok(token);
         }
-        let path = self.data_dir()?.join(ADMIN_TOKEN_FILE);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(text.trim().to_owned()),
-            Err(error) if error.kind() == ErrorKind::NotFound => bail!(
-                "no administrator's token: {} does not exist; start a server with `towpath serve`, \
+        token_in(&self.config(None)?.data.dir)
+    }
+}
+
+/// The administrator's token of the server with this data directory.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub(super) fn token_in(data_dir: &Path) -> anyhow::Result<String> {
+    let path = data_dir.join(ADMIN_TOKEN_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "no administrator's token: {} does not exist; start a server with `towpath serve`, \
                  name its data directory with --data-dir, or set TOWPATH_TOKEN",
-                path.display()
-            ),
-            Err(error) => Err(error).with_context(|| {
-                format!(
-                    "cannot read the administrator's token from {}; run this as the server's user, \
+            path.display()
+        ),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "cannot read the administrator's token from {}; run this as the server's user, \
                      or set TOWPATH_TOKEN",
-                    path.display()
-                )
-            }),
-        }
+                path.display()
+            )
+        }),
     }
 }
 

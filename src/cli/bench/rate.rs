@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// What one worker or all of them counted in a window of time.
 #[derive(Debug, Default)]
 pub(super) struct Count {
     /// Successful requests whose latency is measured.
     pub(super) latencies: Vec<Duration>,
+    /// Requests of any kind, also outside of the window.
+    pub(super) requests: u64,
     /// Messages that went the whole way.
     pub(super) messages: u64,
     /// Requests that were answered with something else than success.
@@ -24,28 +28,31 @@ impl Count {
     pub(super) fn add(&mut self, other: Self) {
         let Self {
             latencies,
+            requests,
             messages,
             failed,
             failure,
         } = other;
         self.latencies.extend(latencies);
+        self.requests += requests;
         self.messages += messages;
         self.failed += failed;
         self.failure = self.failure.take().or(failure);
     }
 
-    /// The rates over `window`.
-    pub(super) fn rate(&mut self, window: Duration) -> Rate {
+    /// The rates over `window`, for which this process worked `cpu` long.
+    pub(super) fn rate(&mut self, window: Duration, cpu: Duration) -> Rate {
         Rate {
             requests_per_second: per_second(self.latencies.len() as u64, window),
             messages_per_second: per_second(self.messages, window),
             p50_ms: percentile(&mut self.latencies, 50).as_secs_f64() * 1e3,
             p99_ms: percentile(&mut self.latencies, 99).as_secs_f64() * 1e3,
+            client_cpu_us: 1e6 / per_second(self.requests, cpu),
         }
     }
 }
 
-/// One round's figures, or the medians of several.
+/// One round's figures of one server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rate {
     pub(super) requests_per_second: f64,
@@ -54,6 +61,27 @@ pub(super) struct Rate {
     pub(super) p50_ms: f64,
     /// Of the measured requests.
     pub(super) p99_ms: f64,
+    /// What a request costs this process.
+    pub(super) client_cpu_us: f64,
+}
+
+/// A figure over all rounds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
+}
+
+impl Spread {
+    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let values = Vec::from_iter(values);
+        Self {
+            min: values.iter().copied().fold(f64::NAN, f64::min),
+            max: values.iter().copied().fold(f64::NAN, f64::max),
+            median: median(values),
+        }
+    }
 }
 
 #[expect(
@@ -73,7 +101,7 @@ pub(super) fn percentile(values: &mut [Duration], percent: usize) -> Duration {
 }
 
 /// The middle value, or the mean of the two middle ones; NaN of none.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values = Vec::from_iter(values);
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -103,5 +131,12 @@ mod tests {
         assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
         assert!((median([4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < f64::EPSILON);
         assert!(median([]).is_nan());
+    }
+
+    #[test]
+    fn a_spread_is_a_median_between_its_bounds() {
+        let Spread { median, min, max } = Spread::of([3.0, 1.0, 2.0]);
+        assert!((min - 1.0).abs() + (median - 2.0).abs() + (max - 3.0).abs() < f64::EPSILON);
+        assert!(Spread::of([]).min.is_nan());
     }
 }

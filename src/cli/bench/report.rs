@@ -1,168 +1,275 @@
 //! What is printed: a table for people, or the same as JSON.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::disk::Flush;
+use super::arguments::{Arguments, Scenario};
+use super::disk::Disk;
 use super::ledger::Verdict;
-use super::rate::{Count, Rate, median};
-use super::{Arguments, Scenario};
-use crate::cli::http::Server;
+use super::machine::Machine;
+use super::rate::{Rate, Spread};
+use super::side::Side;
 
-/// One round, or the medians of all.
-#[derive(Debug, Serialize)]
+/// The name of the side that the server under test is to beat; all others are held against it.
+pub(super) const BASELINE: &str = "baseline";
+
+/// One round: the echo, then every side in the order of the sides.
 pub(super) struct Round {
-    echo_requests_per_second: f64,
-    messages_per_second: f64,
-    /// Messages a second over the echo's requests a second.
-    messages_to_echo: f64,
-    /// Requests a second over the echo's; a cycle counts as three. Not known for batched cycles,
-    /// where a receive brings what there is.
-    requests_to_echo: Option<f64>,
-    send_p50_ms: f64,
-    send_p99_ms: f64,
-    echo_p50_ms: f64,
-    echo_p99_ms: f64,
+    pub(super) echo: Rate,
+    pub(super) sides: Vec<Rate>,
 }
 
-impl Round {
-    pub(super) fn new(arguments: &Arguments, echo: Rate, ours: Rate) -> Self {
-        let messages_to_echo = ours.messages_per_second / echo.requests_per_second;
-        let requests_to_echo = match (arguments.scenario, arguments.batch) {
-            (Scenario::Send, _) => Some(ours.requests_per_second / echo.requests_per_second),
-            (Scenario::Cycle, 1) => Some(3.0 * messages_to_echo),
-            (Scenario::Cycle, _) => None,
-        };
-        Self {
-            echo_requests_per_second: echo.requests_per_second,
-            messages_per_second: ours.messages_per_second,
-            messages_to_echo,
-            requests_to_echo,
-            send_p50_ms: ours.p50_ms,
-            send_p99_ms: ours.p99_ms,
-            echo_p50_ms: echo.p50_ms,
-            echo_p99_ms: echo.p99_ms,
-        }
-    }
+/// What one server did in one round, or a statistic of all rounds.
+#[derive(Debug, Serialize)]
+struct Figures<T> {
+    messages_per_second: T,
+    /// Messages a second over the echo's requests a second.
+    messages_to_echo: T,
+    /// Requests a second over the echo's; a cycle counts as three. Not known for batched cycles,
+    /// where a receive brings what there is.
+    requests_to_echo: Option<T>,
+    send_p50_ms: T,
+    send_p99_ms: T,
+    client_cpu_us_per_request: T,
+}
 
-    fn median(rounds: &[Self]) -> Self {
-        let of = |field: fn(&Self) -> f64| median(rounds.iter().map(field));
-        let known = rounds.iter().filter_map(|round| round.requests_to_echo);
-        Self {
-            echo_requests_per_second: of(|round| round.echo_requests_per_second),
-            messages_per_second: of(|round| round.messages_per_second),
-            messages_to_echo: of(|round| round.messages_to_echo),
-            requests_to_echo: Some(median(known)).filter(|median| !median.is_nan()),
-            send_p50_ms: of(|round| round.send_p50_ms),
-            send_p99_ms: of(|round| round.send_p99_ms),
-            echo_p50_ms: of(|round| round.echo_p50_ms),
-            echo_p99_ms: of(|round| round.echo_p99_ms),
-        }
-    }
+#[derive(Debug, Serialize)]
+struct EchoFigures<T> {
+    requests_per_second: T,
+    p50_ms: T,
+    p99_ms: T,
+    client_cpu_us_per_request: T,
+}
 
-    fn line(&self, name: &str) -> String {
-        let requests_to_echo = self.requests_to_echo;
-        let requests_to_echo = requests_to_echo.map_or("-".to_owned(), |it| format!("{it:.3}"));
-        format!(
-            "{name:>6} {:>15.0} {:>11.0} {:>15.3} {requests_to_echo:>15} {:>12.2} {:>12.2}\n",
-            self.echo_requests_per_second,
-            self.messages_per_second,
-            self.messages_to_echo,
-            self.send_p50_ms,
-            self.send_p99_ms,
-        )
-    }
+#[derive(Serialize)]
+struct RoundReport {
+    echo: EchoFigures<f64>,
+    sides: Vec<Figures<f64>>,
+}
+
+#[derive(Serialize)]
+struct SideReport {
+    name: String,
+    what: String,
+    #[serde(flatten)]
+    figures: Figures<Spread>,
+    #[serde(flatten)]
+    verdict: Verdict,
+    failed_requests: u64,
+    first_failure: Option<String>,
+}
+
+/// Messages a second of one side over those of another, round by round.
+#[derive(Serialize)]
+struct Ratio {
+    name: String,
+    #[serde(flatten)]
+    spread: Spread,
+}
+
+#[derive(Serialize)]
+struct Fsync {
+    directory: String,
+    p50_ms: f64,
+    p99_ms: f64,
 }
 
 /// The whole result.
 #[derive(Serialize)]
 pub(super) struct Report {
+    command: String,
+    machine: Machine,
     scenario: Scenario,
     connections: u16,
-    batch: u8,
+    batch: u16,
     size_bytes: u32,
+    rate: Option<u32>,
     duration_seconds: f64,
-    server: String,
-    rounds: Vec<Round>,
-    median: Round,
-    fsync_p50_ms: Option<f64>,
-    fsync_directory: Option<String>,
+    fsync: Option<Fsync>,
+    echo: EchoFigures<Spread>,
+    sides: Vec<SideReport>,
+    ratios: Vec<Ratio>,
+    rounds: Vec<RoundReport>,
+    /// Of all sides together.
     #[serde(flatten)]
     pub(super) verdict: Verdict,
-    failed_requests: u64,
-    first_failure: Option<String>,
 }
 
 impl Report {
     pub(super) fn new(
         arguments: &Arguments,
-        server: &Server,
+        sides: Vec<Side>,
         rounds: Vec<Round>,
-        flush: Option<Flush>,
-        verdict: Verdict,
-        failed: Count,
+        disk: Option<Disk>,
     ) -> Self {
-        let fsync = flush.map(|flush| {
-            let directory = flush.directory.display().to_string();
-            (flush.median.as_secs_f64() * 1e3, directory)
-        });
-        let (fsync_p50_ms, fsync_directory) = fsync.unzip();
+        let mut verdict = Verdict::default();
+        for side in &sides {
+            verdict.add(&side.verdict);
+        }
+        let rounds: Vec<_> = rounds
+            .into_iter()
+            .map(|Round { echo, sides }| RoundReport {
+                sides: sides
+                    .iter()
+                    .map(|side| figures(arguments, echo, *side))
+                    .collect(),
+                echo: EchoFigures {
+                    requests_per_second: echo.requests_per_second,
+                    p50_ms: echo.p50_ms,
+                    p99_ms: echo.p99_ms,
+                    client_cpu_us_per_request: echo.client_cpu_us,
+                },
+            })
+            .collect();
+        let ratios = ratios(&sides, &rounds);
+        let sides = sides
+            .into_iter()
+            .enumerate()
+            .map(|(number, side)| SideReport {
+                name: side.name,
+                what: side.what,
+                figures: spread(rounds.iter().filter_map(|round| round.sides.get(number))),
+                verdict: side.verdict,
+                failed_requests: side.failed.failed,
+                first_failure: side.failed.failure,
+            });
         Self {
+            command: arguments.command_line(),
+            machine: Machine::this(),
             scenario: arguments.scenario,
             connections: arguments.connections,
             batch: arguments.batch,
             size_bytes: arguments.size,
+            rate: arguments.rate,
             duration_seconds: arguments.duration.as_secs_f64(),
-            server: server.to_string(),
-            median: Round::median(&rounds),
+            fsync: disk.map(|mut disk| Fsync {
+                p50_ms: disk.percentile(50).as_secs_f64() * 1e3,
+                p99_ms: disk.percentile(99).as_secs_f64() * 1e3,
+                directory: disk.directory.display().to_string(),
+            }),
+            echo: {
+                let of = |figure: fn(&EchoFigures<f64>) -> f64| {
+                    Spread::of(rounds.iter().map(|round| figure(&round.echo)))
+                };
+                EchoFigures {
+                    requests_per_second: of(|echo| echo.requests_per_second),
+                    p50_ms: of(|echo| echo.p50_ms),
+                    p99_ms: of(|echo| echo.p99_ms),
+                    client_cpu_us_per_request: of(|echo| echo.client_cpu_us_per_request),
+                }
+            },
+            sides: sides.collect(),
+            ratios,
             rounds,
-            fsync_p50_ms,
-            fsync_directory,
             verdict,
-            failed_requests: failed.failed,
-            first_failure: failed.failure,
         }
     }
 
     pub(super) fn table(&self) -> String {
-        let workers = match self.scenario {
-            Scenario::Send => "senders",
-            Scenario::Cycle => "senders and as many receivers",
-        };
-        let duration = Duration::from_secs_f64(self.duration_seconds);
-        let mut text = format!(
-            "{} {workers}, batches of {}, {} bytes, {} a round, {}\n\n",
-            self.connections,
-            self.batch,
-            self.size_bytes,
-            humantime::format_duration(duration),
-            self.server
-        );
-        text.push_str(
-            " round  echo requests/s  messages/s  messages / echo requests / echo  send p50 ms  send p99 ms\n",
-        );
-        for (number, round) in (1..).zip(&self.rounds) {
-            let number: u32 = number;
-            text.push_str(&round.line(&number.to_string()));
-        }
-        text.push_str(&self.median.line("median"));
-        text.push('\n');
-        self.notes(&mut text)
+        let mut text = String::new();
+        self.write(&mut text)
             .expect("writing to a string does not fail");
         text
     }
 
-    fn notes(&self, text: &mut String) -> std::fmt::Result {
-        if let (Some(fsync), Some(directory)) = (self.fsync_p50_ms, &self.fsync_directory) {
-            writeln!(text, "fsync p50 {fsync:.2} ms in {directory}")?;
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "{}\n", self.command)?;
+        for side in &self.sides {
+            writeln!(text, "{}: {}", side.name, side.what)?;
         }
-        if let Some(failure) = &self.first_failure {
+        let header = format!(
+            "{:>6} {:>9} {:>11} {:>9} {:>9} {:>11} {:>11} {:>11}",
+            "",
+            "echo/s",
+            "messages/s",
+            "msgs/echo",
+            "reqs/echo",
+            "send p50 ms",
+            "send p99 ms",
+            "client µs"
+        );
+        for (number, side) in self.sides.iter().enumerate() {
+            writeln!(text, "\n{}\n{header}", side.name)?;
+            for (round, of) in (1..).zip(&self.rounds) {
+                let round: u32 = round;
+                if let Some(figures) = of.sides.get(number) {
+                    let echo = of.echo.requests_per_second;
+                    line(text, &round.to_string(), echo, figures, |value| *value)?;
+                }
+            }
+            let echo = &self.echo.requests_per_second;
+            let figures = &side.figures;
+            line(text, "median", echo.median, figures, |spread| spread.median)?;
+            line(text, "min", echo.min, figures, |spread| spread.min)?;
+            line(text, "max", echo.max, figures, |spread| spread.max)?;
+        }
+        writeln!(text)?;
+        for Ratio { name, spread } in &self.ratios {
+            let Spread { median, min, max } = spread;
+            writeln!(text, "{name}: {median:.3} ({min:.3} to {max:.3})")?;
+        }
+        self.write_notes(text)
+    }
+
+    fn write_notes(&self, text: &mut String) -> std::fmt::Result {
+        let EchoFigures {
+            p50_ms,
+            p99_ms,
+            client_cpu_us_per_request,
+            ..
+        } = &self.echo;
+        writeln!(
+            text,
+            "echo p50 {:.2} ms, p99 {:.2} ms, client {:.1} µs a request",
+            p50_ms.median, p99_ms.median, client_cpu_us_per_request.median
+        )?;
+        if let Some(fsync) = &self.fsync {
+            let Fsync {
+                directory,
+                p50_ms,
+                p99_ms,
+            } = fsync;
             writeln!(
                 text,
-                "{} requests failed, the first: {failure}",
-                self.failed_requests
+                "fsync p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms in {directory}"
+            )?;
+        }
+        let Machine {
+            processors,
+            processor,
+            memory_bytes,
+        } = &self.machine;
+        let processor = processor.as_deref().unwrap_or("unknown processor");
+        write!(text, "{processors} x {processor}")?;
+        if let Some(memory) = memory_bytes {
+            write!(text, ", {} MiB", memory >> 20)?;
+        }
+        writeln!(text)?;
+        for side in &self.sides {
+            side.write_verdict(text)?;
+        }
+        let Verdict {
+            lost, duplicated, ..
+        } = self.verdict;
+        match &self.verdict.not_checked {
+            None => writeln!(text, "lost {lost}, duplicated {duplicated}"),
+            Some(why) => writeln!(
+                text,
+                "loss not checked, duplicated {duplicated}; {lost} messages could not be received: {why}"
+            ),
+        }
+    }
+}
+
+impl SideReport {
+    fn write_verdict(&self, text: &mut String) -> std::fmt::Result {
+        let name = &self.name;
+        if let Some(failure) = &self.first_failure {
+            let failed = self.failed_requests;
+            writeln!(
+                text,
+                "{name}: {failed} requests failed, the first: {failure}"
             )?;
         }
         let Verdict {
@@ -171,24 +278,101 @@ impl Report {
             duplicated,
             redelivered,
             invented,
-            ref not_checked,
+            not_checked: _,
         } = self.verdict;
-        writeln!(text, "{acknowledged} messages acknowledged")?;
-        if redelivered > 0 {
-            writeln!(
-                text,
-                "{redelivered} came again after their visibility timeout"
-            )?;
+        write!(text, "{name}: {acknowledged} messages acknowledged")?;
+        for (number, what) in [
+            (lost, "not received"),
+            (duplicated, "came twice"),
+            (redelivered, "came again after their visibility timeout"),
+            (invented, "were never sent"),
+        ] {
+            if number > 0 {
+                write!(text, ", {number} {what}")?;
+            }
         }
-        if invented > 0 {
-            writeln!(text, "{invented} were never sent")?;
-        }
-        match not_checked {
-            None => writeln!(text, "lost {lost}, duplicated {duplicated}"),
-            Some(why) => writeln!(
-                text,
-                "loss not checked, duplicated {duplicated}; {lost} messages could not be received: {why}"
-            ),
-        }
+        writeln!(text)
     }
+}
+
+fn line<T>(
+    text: &mut String,
+    name: &str,
+    echo: f64,
+    figures: &Figures<T>,
+    of: impl Fn(&T) -> f64,
+) -> std::fmt::Result {
+    let requests_to_echo = figures.requests_to_echo.as_ref();
+    let requests_to_echo = requests_to_echo.map_or("-".to_owned(), |it| format!("{:.3}", of(it)));
+    writeln!(
+        text,
+        "{name:>6} {echo:>9.0} {:>11.0} {:>9.3} {requests_to_echo:>9} {:>11.2} {:>11.2} {:>11.1}",
+        of(&figures.messages_per_second),
+        of(&figures.messages_to_echo),
+        of(&figures.send_p50_ms),
+        of(&figures.send_p99_ms),
+        of(&figures.client_cpu_us_per_request),
+    )
+}
+
+fn figures(arguments: &Arguments, echo: Rate, side: Rate) -> Figures<f64> {
+    let messages_to_echo = side.messages_per_second / echo.requests_per_second;
+    let requests_to_echo = match (arguments.scenario, arguments.batch) {
+        (Scenario::Send, _) => Some(side.requests_per_second / echo.requests_per_second),
+        (Scenario::Cycle, 1) => Some(3.0 * messages_to_echo),
+        (Scenario::Cycle, _) => None,
+    };
+    Figures {
+        messages_per_second: side.messages_per_second,
+        messages_to_echo,
+        requests_to_echo,
+        send_p50_ms: side.p50_ms,
+        send_p99_ms: side.p99_ms,
+        client_cpu_us_per_request: side.client_cpu_us,
+    }
+}
+
+fn spread<'a>(rounds: impl Iterator<Item = &'a Figures<f64>>) -> Figures<Spread> {
+    let rounds = Vec::from_iter(rounds);
+    let of =
+        |figure: fn(&Figures<f64>) -> f64| Spread::of(rounds.iter().map(|figures| figure(figures)));
+    let requests = rounds.iter().filter_map(|figures| figures.requests_to_echo);
+    let requests = Vec::from_iter(requests);
+    Figures {
+        messages_per_second: of(|figures| figures.messages_per_second),
+        messages_to_echo: of(|figures| figures.messages_to_echo),
+        requests_to_echo: (!requests.is_empty()).then(|| Spread::of(requests)),
+        send_p50_ms: of(|figures| figures.send_p50_ms),
+        send_p99_ms: of(|figures| figures.send_p99_ms),
+        client_cpu_us_per_request: of(|figures| figures.client_cpu_us_per_request),
+    }
+}
+
+/// Every side over the first one; of the baseline, the first one over it.
+fn ratios(sides: &[Side], rounds: &[RoundReport]) -> Vec<Ratio> {
+    let Some((first, others)) = sides.split_first() else {
+        return Vec::new();
+    };
+    let ratio = |(number, side): (usize, &Side)| {
+        let (ours, theirs) = (&first.name, &side.name);
+        let is_baseline = theirs == BASELINE;
+        let of_round = |round: &RoundReport| {
+            let rate = |number: usize| Some(round.sides.get(number)?.messages_per_second);
+            let (ours, theirs) = (rate(0)?, rate(number)?);
+            Some(if is_baseline {
+                ours / theirs
+            } else {
+                theirs / ours
+            })
+        };
+        Ratio {
+            name: if is_baseline {
+                format!("{ours} / {theirs}")
+            } else {
+                format!("{theirs} / {ours}")
+            },
+            spread: Spread::of(rounds.iter().filter_map(of_round)),
+        }
+    };
+    (1..).zip(others).map(ratio).collect()
 }

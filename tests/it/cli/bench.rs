@@ -11,8 +11,9 @@ use super::fake::{ADMIN_TOKEN, Fake, Fault};
 use super::{assert_exit, stderr, stdout, towpath};
 use crate::support::eventually;
 
-fn bench(fake: &Fake, arguments: &[&str]) -> Output {
-    let short = "bench --connections 4 --duration 200ms --rounds 2 --visibility-timeout 1";
+pub(super) fn bench(fake: &Fake, arguments: &[&str]) -> Output {
+    let short =
+        "bench --connections 4 --duration 150ms --rounds 2 --visibility-timeout 1 --rest 0s";
     let mut all = Vec::from_iter(short.split(' '));
     all.extend(arguments);
     let variables = [
@@ -22,7 +23,7 @@ fn bench(fake: &Fake, arguments: &[&str]) -> Output {
     towpath(&all, &variables)
 }
 
-fn json(output: &Output) -> Value {
+pub(super) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -43,15 +44,17 @@ fn a_faithful_server_loses_and_repeats_nothing_in_any_scenario() {
                 (&report["lost"], &report["duplicated"]),
                 (&0.into(), &0.into())
             );
-            assert_eq!(report["failed_requests"], 0);
-            let median = &report["median"];
-            for figure in [
-                "echo_requests_per_second",
-                "messages_to_echo",
-                "send_p99_ms",
+            let side = &report["sides"][0];
+            assert_eq!(side["failed_requests"], 0);
+            for (of, figure) in [
+                (&report["echo"], "requests_per_second"),
+                (side, "messages_to_echo"),
+                (side, "send_p99_ms"),
+                (side, "client_cpu_us_per_request"),
             ] {
+                let values = ["min", "median", "max"].map(|it| of[figure][it].as_f64().unwrap());
                 assert!(
-                    median[figure].as_f64().unwrap() > 0.0,
+                    values[0] > 0.0 && values.is_sorted(),
                     "{figure} in {report}"
                 );
             }
@@ -74,6 +77,8 @@ fn the_table_ends_with_what_was_lost_and_duplicated() {
     );
     assert!(stdout(&output).contains("\nmedian "));
     assert_eq!(stderr(&output), "");
+    let command = "towpath bench --connections 4 --duration 150ms --rounds 2";
+    assert!(stdout(&output).starts_with(command));
 }
 
 #[test]
@@ -129,6 +134,25 @@ fn an_interrupted_run_deletes_its_queue() {
 }
 
 #[test]
+fn a_batch_is_no_larger_than_the_server_takes() {
+    let fake = Fake::start(Fault::None);
+    let output = bench(&fake, &["--batch", "51"]);
+    assert_exit(&output, 1);
+    let expected = "error: the server takes at most 50 messages in one request\n";
+    assert_eq!(stderr(&output), expected);
+    assert_exit(&bench(&fake, &["--batch", "50"]), 0);
+}
+
+#[test]
+fn a_steady_rate_is_not_exceeded() {
+    let fake = Fake::start(Fault::None);
+    let output = bench(&fake, &["--scenario", "send", "--rate", "100"]);
+    assert_exit(&output, 0);
+    // Two rounds of 150 ms, and what four senders may begin at the very end of each.
+    assert!((1..=2 * (15 + 4)).contains(&fake.sent()), "{}", fake.sent());
+}
+
+#[test]
 fn batches_of_large_messages_are_measured_too() {
     let fake = Fake::start(Fault::None);
     let output = bench(&fake, &["--batch", "10", "--size", "250000"]);
@@ -152,8 +176,8 @@ fn a_refused_send_is_counted_and_its_message_is_not_missed() {
     let fake = Fake::start(Fault::RefusesOneSend);
     let output = bench(&fake, &["-o", "json"]);
     assert_exit(&output, 0);
-    let report = json(&output);
-    assert_eq!(report["failed_requests"], 1);
-    let failure = report["first_failure"].as_str().unwrap();
+    let side = &json(&output)["sides"][0];
+    assert_eq!(side["failed_requests"], 1);
+    let failure = side["first_failure"].as_str().unwrap();
     assert_eq!(failure, "the server answered 503 Service Unavailable: busy");
 }

@@ -1,6 +1,7 @@
 //! The program as a stranger meets it: its help, its exit codes, and what it prints where.
 
 mod bench;
+mod comparisons;
 mod fake;
 
 use std::process::{Command, Output};
@@ -66,7 +67,7 @@ fn usage_and_configuration_errors_exit_with_2() {
         (&["serve", "--nonsense"][..], &[][..]),
         (&["serve", "--set", "broker.append_batch"][..], &[][..]),
         (&["serve", "--set", "broker.append_batch=0"][..], &[][..]),
-        (&["bench", "--batch", "11"][..], &[][..]),
+        (&["bench", "--batch", "1001"][..], &[][..]),
         (&["healthcheck", "--url", "https://localhost"][..], &[][..]),
         (
             &["config", "show", "--config", "/nonexistent/file"][..],
