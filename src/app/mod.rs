@@ -25,7 +25,7 @@ use crate::http::{self, Http, HttpLimits, Shutdown};
 use crate::maintenance::space::{self, Space};
 use crate::postgres::{self, Postgres, PostgresConfig};
 use crate::service::Service;
-use crate::store::Store;
+use crate::store::{Commit, Store};
 use admin_token::AdminToken;
 use listen::Port;
 
@@ -200,12 +200,10 @@ impl Node {
         let id = Uuid::now_v7();
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let (shutdown, failed) = (Shutdown::default(), CancellationToken::new());
-        let writer = WriterLease::take(store.clone(), id).await?;
-        tasks.spawn(writer.clone().keep(background.clone()));
         tasks.spawn(admin_token.renew(background.clone()));
         let space = Space {
             store: store.clone(),
-            session: store.session(database.statement_timeout),
+            session: store.session(database.statement_timeout, Commit::Soon),
             node: id,
             min_age: database.statement_timeout * 2,
             clock: clock.clone(),
@@ -213,16 +211,21 @@ impl Node {
         tasks.spawn(space::run(space, background.clone()));
         let parts = BrokerParts {
             store: &store,
+            node: id,
             keys,
-            writer,
+            writers: [
+                WriterLease::take(store.clone(), id).await?,
+                WriterLease::take(store.clone(), id).await?,
+            ],
             clock: clock.clone(),
             tracker: &tasks,
             draining: shutdown.stop.clone(),
+            background: background.clone(),
             failed: failed.clone(),
         };
         let broker = Broker::start(&broker_options(config), parts);
         let router = http::router(Http {
-            service: Service::new(broker, store.clone()),
+            service: Service::new(broker, store.clone(), id, tasks.clone()),
             authenticator: Authenticator::new(issuer()),
             allowlist: Allowlist::new(Networks::new(config.access.allowed_ips.iter().copied())),
             trusted_proxies: Networks::new(config.access.trusted_proxies.iter().copied()),

@@ -15,18 +15,18 @@ use tokio_util::sync::CancellationToken;
 use super::dues::Dues;
 use super::lines::{Lines, Receiver};
 use super::low_water::LowWaters;
+use super::moves::Mover;
 use super::waiters::Wakes;
-use super::{BrokerOptions, Receive, lease_key};
+use super::{BrokerOptions, Receive, is_late};
 use crate::clock::Clock;
 use crate::domain::chunk::{self, Frame};
 use crate::domain::error::BoxError;
 use crate::domain::lane::{LaneId, QueueId, SubscriptionId};
-use crate::domain::message::Body;
 use crate::domain::queue::Queue;
 use crate::domain::{Error, Result};
 use crate::store::{
-    ClaimBatch, ClaimedChunk, ClaimedDelivery, Claims, Failure, LeaseKey, QueueReport, Reach,
-    Session,
+    ClaimBatch, ClaimQueue, ClaimReceiver, ClaimedChunk, ClaimedLease, Claims, Failure, LeaseKey,
+    LeaseRow, QueueReport, Reach, Session,
 };
 
 /// Bytes of chunks that one claim reads for a queue while it holds the lane's lock.
@@ -41,6 +41,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(3);
 const STUCK_PAUSE: Duration = Duration::from_secs(1);
 /// How long beyond its time a receiver is kept because there may be more to look at.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// About the most messages that the receivers of one claim want together.
+const MAX_MESSAGES: usize = 4_096;
+/// Most messages under one lease.
+const RUN: i32 = 62;
 /// A due time is never waited for in shorter steps.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -55,10 +59,19 @@ pub(super) struct Item {
 /// One message for one receiver.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    pub(super) lease: ClaimedDelivery,
+    pub(super) lease: ClaimedLease,
+    /// Its place in the lease.
+    pub(super) index: u8,
     pub(super) salt: u32,
     pub(super) sent_at: OffsetDateTime,
-    pub(super) body: Body,
+    pub(super) frame: Frame,
+}
+
+impl Delivery {
+    /// The message's number.
+    pub(super) fn seq(&self) -> i64 {
+        self.lease.lo + i64::from(self.index)
+    }
 }
 
 /// What becomes of a queue after a claim.
@@ -72,63 +85,68 @@ enum Next {
 
 /// Receivers of one queue that take part in a claim.
 struct Taken {
-    queue: QueueId,
+    queue: Arc<Queue>,
     receivers: Vec<Receiver>,
+}
+
+/// What a claim batcher shares with others.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) wakes: Arc<Wakes>,
+    /// Which of the inboxes is this batcher's.
+    pub(super) inbox: usize,
+    pub(super) dues: Arc<Dues>,
+    pub(super) mover: Mover,
+    pub(super) clock: Clock,
+    pub(super) draining: CancellationToken,
 }
 
 /// Runs claims one after another on a session of its own.
 #[derive(Debug)]
 pub(super) struct Batcher {
     session: Session,
-    wakes: Arc<Wakes>,
-    clock: Clock,
-    draining: CancellationToken,
+    shared: Shared,
     max_receivers: usize,
     max_waiting: usize,
     safety_probe: Duration,
     lines: Lines,
     low_waters: LowWaters,
-    dues: Dues,
     /// How many of the queues at the head of the list are claimed for one by one, since one of
     /// them failed a shared claim.
     alone: usize,
 }
 
 impl Batcher {
-    pub(super) fn new(
-        session: Session,
-        wakes: Arc<Wakes>,
-        clock: Clock,
-        options: &BrokerOptions,
-        draining: CancellationToken,
-    ) -> Self {
-        let dues = Dues::new(clock.instant());
+    pub(super) fn new(session: Session, options: &BrokerOptions, shared: Shared) -> Self {
         Self {
             session,
-            wakes,
-            clock,
-            draining,
+            shared,
             max_receivers: options.claim_batch,
             max_waiting: options.max_waiting_receives,
             safety_probe: options.safety_probe,
             lines: Lines::default(),
             low_waters: LowWaters::default(),
-            dues,
             alone: 0,
         }
     }
 
     pub(super) async fn run(mut self, mut items: mpsc::Receiver<Item>) {
-        let draining = self.draining.clone();
+        let wakes = Arc::clone(&self.shared.wakes);
+        let inbox = &wakes.claims[self.shared.inbox];
+        let draining = self.shared.draining.clone();
         let mut drained = false;
         loop {
             while let Ok(item) = items.try_recv() {
                 self.admit(item);
             }
-            for queue in self.wakes.take() {
+            let heard = inbox.take();
+            if heard.all {
+                self.lines.heat_all();
+            }
+            for queue in heard.queues {
                 self.lines.heat(queue);
             }
-            let now = self.clock.instant();
+            let now = self.shared.clock.instant();
             if !drained && draining.is_cancelled() {
                 drained = true;
                 self.lines.end_waits(now);
@@ -144,7 +162,7 @@ impl Batcher {
                     Some(item) => self.admit(item),
                     None => return,
                 },
-                () = self.wakes.some() => {}
+                () = inbox.some() => {}
                 () = tokio::time::sleep(pause.unwrap_or(self.safety_probe)) => {}
                 () = draining.cancelled(), if !drained => {}
             }
@@ -163,14 +181,14 @@ impl Batcher {
             }));
             return;
         }
-        let wait = if self.draining.is_cancelled() {
+        let wait = if self.shared.draining.is_cancelled() {
             Duration::ZERO
         } else {
             receive.wait
         };
         let receiver = Receiver {
             receive,
-            deadline: self.clock.instant() + wait,
+            deadline: self.shared.clock.instant() + wait,
             reply,
         };
         self.lines.join(queue, receiver);
@@ -182,7 +200,7 @@ impl Batcher {
         if taken.is_empty() {
             return;
         }
-        let started = self.clock.instant();
+        let started = self.shared.clock.instant();
         let batch = self.batch(&taken, wait, started);
         match self.session.claim(SubscriptionId::QUEUE, &batch).await {
             Ok(claims) => {
@@ -192,9 +210,9 @@ impl Batcher {
             Err(Failure::NotNow(source)) if wait => self.give_up_waiting(taken, source),
             Err(Failure::Rejected(_) | Failure::NotNow(_)) if taken.len() > 1 => {
                 self.alone = taken.len();
-                let queues: Vec<_> = taken.iter().map(|taken| taken.queue).collect();
+                let queues: Vec<_> = taken.iter().map(|taken| taken.queue.id).collect();
                 for Taken { queue, receivers } in taken {
-                    self.lines.put_back(queue, receivers);
+                    self.lines.put_back(queue.id, receivers);
                 }
                 self.lines.heat_all_first(queues.into_iter());
             }
@@ -205,23 +223,23 @@ impl Batcher {
     /// Receivers from the head of the list, and whether their claim waits for busy lanes: then it
     /// is for one queue.
     fn take(&mut self) -> (Vec<Taken>, bool) {
-        let mut room = self.max_receivers;
+        let mut room = (self.max_receivers, MAX_MESSAGES);
         let mut max_queues = if self.alone > 0 { 1 } else { MAX_QUEUES };
         self.alone = self.alone.saturating_sub(1);
         let mut wait = false;
         let mut taken = Vec::new();
-        while room > 0 && taken.len() < max_queues {
-            let Some((queue, insists)) = self.lines.next() else {
+        while room.0 > 0 && room.1 > 0 && taken.len() < max_queues {
+            let Some((_, insists)) = self.lines.next() else {
                 break;
             };
             if insists && !taken.is_empty() {
                 break;
             }
-            let receivers = self.lines.take_next(room);
-            if receivers.is_empty() {
+            let Some((queue, receivers)) = self.lines.take_next(room.0, room.1) else {
                 continue;
-            }
-            room -= receivers.len();
+            };
+            let messages: usize = receivers.iter().map(|receiver| receiver.receive.max).sum();
+            room = (room.0 - receivers.len(), room.1.saturating_sub(messages));
             taken.push(Taken { queue, receivers });
             if insists {
                 wait = true;
@@ -233,63 +251,79 @@ impl Batcher {
 
     fn batch(&self, taken: &[Taken], wait: bool, now: Instant) -> ClaimBatch {
         let mut batch = ClaimBatch {
+            first_token: first_token(),
+            run: RUN,
             byte_budget: BYTE_BUDGET,
             wait,
             ..ClaimBatch::default()
         };
         for Taken { queue, receivers } in taken {
-            batch.queues.push(*queue);
-            batch.first_slots.push(batch.tokens.len());
+            batch.queues.push(ClaimQueue {
+                queue: queue.id,
+                first_receiver: batch.receivers.len(),
+            });
             for receiver in receivers {
                 let Receive { max, window, .. } = receiver.receive;
-                let token = new_token();
-                batch.tokens.extend(std::iter::repeat_n(token, max));
-                batch.windows.extend(std::iter::repeat_n(window, max));
+                batch.receivers.push(ClaimReceiver { size: max, window });
             }
-            self.low_waters.of(*queue, now, &mut batch.low_waters);
+            self.low_waters.of(queue.id, now, &mut batch.low_waters);
         }
         batch
     }
 
     /// Gives receivers what was claimed for them, and takes back what came too late for them.
     async fn hand_out(&mut self, taken: Vec<Taken>, claims: Claims, started: Instant) {
-        let elapsed = self.clock.instant().saturating_duration_since(started);
+        let elapsed = self
+            .shared
+            .clock
+            .instant()
+            .saturating_duration_since(started);
         let chunks = decode(claims.chunks);
-        let mut deliveries = claims.deliveries;
-        deliveries.sort_unstable_by_key(|delivery| delivery.slot);
-        let mut deliveries = deliveries.into_iter().peekable();
-        let mut end = 0;
+        let mut exhausted = claims.exhausted;
+        let mut leases = claims.leases;
+        leases.sort_unstable_by_key(|lease| lease.receiver);
+        let mut leases = leases.into_iter().peekable();
+        let mut receivers_before = 0;
         let mut late = Vec::new();
         let mut settled = Vec::new();
         for (Taken { queue, receivers }, report) in taken.into_iter().zip(claims.reports) {
+            let dead =
+                exhausted.extract_if(.., |lease: &mut LeaseRow| lease.lane.queue() == queue.id);
+            self.shared.mover.take(&queue, dead);
             let mut unserved = Vec::new();
             let late_before = late.len();
             for receiver in receivers {
-                end += receiver.receive.max;
-                let share: Vec<ClaimedDelivery> =
-                    std::iter::from_fn(|| deliveries.next_if(|delivery| delivery.slot < end))
-                        .collect();
+                receivers_before += 1;
+                let share: Vec<ClaimedLease> = std::iter::from_fn(|| {
+                    leases.next_if(|lease| lease.receiver < receivers_before)
+                })
+                .collect();
                 let window = receiver.receive.window;
                 if is_late(elapsed, window) {
-                    late.extend(share.iter().map(lease_key));
+                    late.extend(share.iter().map(|lease| (lease_key(lease), lease.mask)));
                     unserved.push(receiver);
                     continue;
                 }
                 let share: Vec<Delivery> = share
                     .into_iter()
-                    .filter_map(|lease| deliver(lease, &chunks))
+                    .flat_map(|lease| deliver(lease, &chunks))
                     .collect();
                 if share.is_empty() {
                     unserved.push(receiver);
                     continue;
                 }
-                self.dues.add(queue, started + elapsed + window);
+                self.shared
+                    .dues
+                    .add_end(queue.id, started + elapsed + window);
                 // The receiver hung up meanwhile.
                 if let Err(Ok(back)) = receiver.reply.send(Ok(share)) {
-                    late.extend(back.iter().map(|delivery| lease_key(&delivery.lease)));
+                    late.extend(
+                        back.iter()
+                            .map(|delivery| (lease_key(&delivery.lease), 1 << delivery.index)),
+                    );
                 }
             }
-            settled.push((queue, unserved, report, late.len() > late_before));
+            settled.push((queue.id, unserved, report, late.len() > late_before));
         }
         // Before anybody is told that there is nothing.
         if !late.is_empty() {
@@ -301,7 +335,7 @@ impl Batcher {
             if gave_back && report.reach == Reach::Whole {
                 report.reach = Reach::More;
             }
-            if self.settle(queue, unserved, &report, started) == Next::First {
+            if self.settle(queue, unserved, &report) == Next::First {
                 cut.push(queue);
             }
         }
@@ -309,16 +343,10 @@ impl Batcher {
     }
 
     /// Decides what those who got nothing do next.
-    fn settle(
-        &mut self,
-        queue: QueueId,
-        unserved: Vec<Receiver>,
-        report: &QueueReport,
-        started: Instant,
-    ) -> Next {
+    fn settle(&mut self, queue: QueueId, unserved: Vec<Receiver>, report: &QueueReport) -> Next {
         let all_served = unserved.is_empty();
         self.lines.put_back(queue, unserved);
-        let now = self.clock.instant();
+        let now = self.shared.clock.instant();
         let Some(line) = self.lines.get_mut(queue) else {
             return Next::Settled;
         };
@@ -343,7 +371,7 @@ impl Batcher {
             Reach::More => self.lines.heat(queue),
             _ if all_served => self.lines.heat(queue),
             _ if is_busy => self.wait_for_lanes(queue, busy_since, now),
-            _ => self.wait(queue, started),
+            _ => self.wait(queue),
         }
         Next::Settled
     }
@@ -362,13 +390,14 @@ impl Batcher {
 
     /// Somebody holds a lane for longer than a commit takes. Whose time is up is told to try again.
     fn give_up_waiting(&mut self, taken: Vec<Taken>, source: BoxError) {
-        let now = self.clock.instant();
+        let now = self.shared.clock.instant();
         let error = Error::Unavailable(Some(source));
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "a lane is held by a claim that does not end"
         );
         for Taken { queue, receivers } in taken {
+            let queue = queue.id;
             self.lines.put_back(queue, receivers);
             for receiver in self.lines.take_overdue(queue, now).0 {
                 let _gone = receiver.reply.send(Err(error.for_each_caller()));
@@ -395,8 +424,8 @@ impl Batcher {
     }
 
     /// Answers those whose time is up; the others wait for the next thing that can happen.
-    fn wait(&mut self, queue: QueueId, started: Instant) {
-        let now = self.clock.instant();
+    fn wait(&mut self, queue: QueueId) {
+        let now = self.shared.clock.instant();
         let (overdue, earliest) = self.lines.take_overdue(queue, now);
         for receiver in overdue {
             let _gone = receiver.reply.send(Ok(Vec::new()));
@@ -405,17 +434,18 @@ impl Batcher {
             self.lines.remove_if_empty(queue);
             return;
         };
-        let jitter = rand::random_range(0.75..1.25);
-        let mut at = earliest.min(now + self.safety_probe.mul_f64(jitter));
-        if let Some(due) = self.dues.next(queue, started) {
-            at = at.min(due);
-        }
+        let jitter = rand::random_range(0.5..0.9);
+        let at = earliest.min(now + self.safety_probe.mul_f64(jitter));
         self.lines.set_timer(queue, Some(at.max(now + MIN_PAUSE)));
     }
 
     /// Deliveries that nobody got become visible again, uncounted.
-    async fn take_back(&mut self, mut late: Vec<LeaseKey>) {
-        late.sort_unstable();
+    async fn take_back(&mut self, late: Vec<(LeaseKey, u64)>) {
+        let mut leases: BTreeMap<LeaseKey, u64> = BTreeMap::new();
+        for (lease, mask) in late {
+            *leases.entry(lease).or_default() |= mask;
+        }
+        let late: Vec<_> = leases.into_iter().collect();
         if let Err(failure) = self.session.hand_back(SubscriptionId::QUEUE, &late).await {
             tracing::warn!(
                 error = &failure as &dyn std::error::Error,
@@ -423,7 +453,8 @@ impl Batcher {
                 "could not take back deliveries that nobody got: they are hidden for their window"
             );
         }
-        self.wakes.wake(late.iter().map(|lease| lease.lane.queue()));
+        let queues = late.iter().map(|(lease, _)| lease.row.lane.queue());
+        self.shared.wakes.wake(queues);
     }
 
     fn refuse(&mut self, taken: Vec<Taken>, failure: Failure) {
@@ -444,23 +475,29 @@ impl Batcher {
             for receiver in receivers {
                 let _gone = receiver.reply.send(Err(error.for_each_caller()));
             }
-            if !self.lines.remove_if_empty(queue) {
-                self.lines.heat(queue);
+            if !self.lines.remove_if_empty(queue.id) {
+                self.lines.heat(queue.id);
             }
         }
     }
 }
 
-/// Whether so much of a window has passed at the database that the receiver must not get it: its
-/// answer could come after the end of its own window, when somebody else holds the message.
-fn is_late(elapsed: Duration, window: Duration) -> bool {
-    !window.is_zero() && elapsed > window / 2
+/// Positive: the top bit is for messages split off a lease. Far from the maximum, since those of other
+/// leases follow.
+fn first_token() -> i32 {
+    rand::random_range(1..i32::MAX / 2)
 }
 
-/// Positive: the top bit is for messages split off a lease. Below the maximum: the database adds
-/// one where a lease already has the same token.
-fn new_token() -> i32 {
-    rand::random_range(1..i32::MAX)
+/// A lease as those who change it name it.
+fn lease_key(lease: &ClaimedLease) -> LeaseKey {
+    LeaseKey {
+        row: LeaseRow {
+            lane: lease.lane,
+            lo: lease.lo,
+            token: lease.token,
+        },
+        epoch: lease.epoch,
+    }
 }
 
 type Chunks = BTreeMap<(LaneId, i64), (ClaimedChunk, Vec<Frame>)>;
@@ -483,15 +520,26 @@ fn decode(chunks: Vec<ClaimedChunk>) -> Chunks {
     decoded
 }
 
-/// `None` when the chunk could not be read: the message stays leased until its window ends.
-fn deliver(lease: ClaimedDelivery, chunks: &Chunks) -> Option<Delivery> {
-    let (_, (chunk, frames)) = chunks.range(..=(lease.lane, lease.seq)).next_back()?;
-    let index = usize::try_from(lease.seq - chunk.seq).ok()?;
-    let frame = frames.get(index).filter(|_| chunk.lane == lease.lane)?;
-    Some(Delivery {
-        lease,
-        salt: chunk.salt,
-        sent_at: chunk.sent_at,
-        body: frame.body.clone(),
-    })
+/// The messages of a lease. None when the chunk could not be read: they stay leased until the window
+/// ends.
+fn deliver(lease: ClaimedLease, chunks: &Chunks) -> Vec<Delivery> {
+    let found = chunks.range(..=(lease.lane, lease.lo)).next_back();
+    let Some((_, (chunk, frames))) = found.filter(|(_, (chunk, _))| chunk.lane == lease.lane)
+    else {
+        return Vec::new();
+    };
+    (0_u8..64)
+        .filter(|index| lease.mask >> index & 1 == 1)
+        .filter_map(|index| {
+            let at = lease.lo + i64::from(index) - chunk.seq;
+            let frame = frames.get(usize::try_from(at).ok()?)?;
+            Some(Delivery {
+                lease,
+                index,
+                salt: chunk.salt,
+                sent_at: chunk.sent_at,
+                frame: frame.clone(),
+            })
+        })
+        .collect()
 }

@@ -1,84 +1,134 @@
-//! When the leases that this node gave out end, so that a receiver that waits is served on time.
+//! When messages become visible again: the ends of leases that this node gave out, and the due times
+//! of messages that were delayed here.
 //!
 //! The database is not asked: behind somebody's old snapshot the answer would lie behind every
-//! lease that was deleted meanwhile. Leases of other nodes are found by the safety probe.
+//! lease that was deleted meanwhile. What other nodes know they say themselves, and if they die the
+//! safety probe finds it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
+use super::waiters::Wakes;
+use crate::clock::Clock;
 use crate::domain::lane::QueueId;
 
-/// Ends are rounded up to steps of this: it bounds what is kept for a queue, whatever its rate.
-const STEP: Duration = Duration::from_millis(5);
-/// Ends that are known, of all queues; beyond it all are forgotten, and the safety probe serves.
-const MAX_ENDS: usize = 1_000_000;
+/// Times are rounded up to whole ones of these.
+const STEP: Duration = Duration::from_millis(1);
+/// Ends of leases are rounded up further: it bounds what is kept for a queue, whatever its rate.
+const STEPS_PER_END: u64 = 5;
+/// Times that are known, of all queues; beyond it all are forgotten, and the safety probe serves.
+const MAX_TIMES: usize = 1_000_000;
 
-/// The ends of leases, deleted messages' included: a look too many is harmless.
+/// Due times, deleted messages' included: a look too many is harmless.
 #[derive(Debug)]
 pub(super) struct Dues {
-    /// Before every end that will be added.
+    /// Before every time that will be added.
     origin: Instant,
-    queues: HashMap<QueueId, BTreeSet<u128>>,
-    count: usize,
+    times: Mutex<BTreeSet<(u64, QueueId)>>,
+    earlier: Notify,
 }
 
 impl Dues {
-    /// For leases that end after `now`.
+    /// For times after `now`.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             origin: now,
-            queues: HashMap::new(),
-            count: 0,
+            times: Mutex::default(),
+            earlier: Notify::new(),
         }
     }
 
-    /// A lease of a queue's message ends then.
-    pub(super) fn add(&mut self, queue: QueueId, end: Instant) {
-        let since_origin = end.saturating_duration_since(self.origin);
-        let step = since_origin.as_nanos() / STEP.as_nanos() + 1;
-        if self.count >= MAX_ENDS {
-            self.queues.clear();
-            self.count = 0;
+    /// A message of a queue was delayed until then.
+    pub(super) fn add(&self, queue: QueueId, at: Instant) {
+        self.insert(queue, self.step(at) + 1);
+    }
+
+    /// A lease of a queue's messages ends then.
+    pub(super) fn add_end(&self, queue: QueueId, at: Instant) {
+        let step = self.step(at) + 1;
+        self.insert(queue, step.next_multiple_of(STEPS_PER_END));
+    }
+
+    fn insert(&self, queue: QueueId, step: u64) {
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        if times.len() >= MAX_TIMES {
+            times.clear();
         }
-        if self.queues.entry(queue).or_default().insert(step) {
-            self.count += 1;
+        let is_first = times.first().is_none_or(|(first, _)| step < *first);
+        times.insert((step, queue));
+        if is_first {
+            self.earlier.notify_one();
         }
     }
 
-    /// The next end after `now`.
-    pub(super) fn next(&mut self, queue: QueueId, now: Instant) -> Option<Instant> {
-        let passed = now.saturating_duration_since(self.origin).as_nanos() / STEP.as_nanos();
-        let ends = self.queues.get_mut(&queue)?;
-        let ahead = ends.split_off(&(passed + 1));
-        self.count -= ends.len();
-        *ends = ahead;
-        let Some(step) = ends.first() else {
-            self.queues.remove(&queue);
-            return None;
-        };
-        let nanos = u64::try_from(*step * STEP.as_nanos()).ok()?;
-        Some(self.origin + Duration::from_nanos(nanos))
+    /// Takes the queues whose times have come, and says when the next one does.
+    fn take(&self, now: Instant) -> (HashSet<QueueId>, Option<Instant>) {
+        let passed = self.step(now);
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = HashSet::new();
+        while let Some((step, queue)) = times.first().copied() {
+            if step > passed {
+                return (due, Some(self.origin + Duration::from_millis(step)));
+            }
+            due.insert(queue);
+            times.pop_first();
+        }
+        (due, None)
+    }
+
+    fn step(&self, at: Instant) -> u64 {
+        let since_origin = at.saturating_duration_since(self.origin);
+        u64::try_from(since_origin.as_nanos() / STEP.as_nanos()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// Wakes those who wait on a queue when its times come. Runs until it is dropped.
+    pub(super) async fn run(&self, wakes: &Wakes, clock: &Clock) {
+        loop {
+            let now = clock.instant();
+            let (due, next) = self.take(now);
+            if !due.is_empty() {
+                wakes.wake(due);
+            }
+            let pause = next.map_or(Duration::MAX, |next| next.saturating_duration_since(now));
+            tokio::select! {
+                () = self.earlier.notified() => {}
+                () = tokio::time::sleep(pause.min(LONGEST_PAUSE)) => {}
+            }
+        }
     }
 }
+
+/// Timers of the runtime have an end.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ends_come_in_order_and_never_early() {
-        let queue = QueueId::new(1).unwrap();
-        let now = crate::clock::Clock::default().instant();
-        let mut dues = Dues::new(now);
-        assert_eq!(dues.next(queue, now), None);
-        dues.add(queue, now + Duration::from_millis(103));
-        dues.add(queue, now + Duration::from_millis(12));
-        let first = dues.next(queue, now).unwrap();
-        assert!(first >= now + Duration::from_millis(12));
-        assert!(first <= now + Duration::from_millis(12) + STEP);
-        let second = dues.next(queue, first).unwrap();
-        assert!(second >= now + Duration::from_millis(103));
-        assert!(second <= now + Duration::from_millis(103) + STEP);
-        assert_eq!(dues.next(queue, second), None);
+    fn times_come_in_order_never_early_and_each_queue_once() {
+        let [one, two] = [1, 2].map(|raw| QueueId::new(raw).unwrap());
+        let now = Clock::default().instant();
+        let ms = Duration::from_millis;
+        let dues = Dues::new(now);
+        assert_eq!(dues.take(now), (HashSet::new(), None));
+        dues.add(one, now + ms(103));
+        dues.add(two, now + ms(12));
+        dues.add_end(two, now + ms(9));
+        dues.add_end(two, now + ms(8));
+        let (due, next) = dues.take(now + ms(9));
+        assert!(due.is_empty());
+        let first = next.unwrap();
+        assert_eq!(first, now + ms(10));
+        let (due, next) = dues.take(first);
+        assert_eq!((due, next), (HashSet::from([two]), Some(now + ms(13))));
+        let (due, next) = dues.take(now + ms(13));
+        assert_eq!(due, HashSet::from([two]));
+        let second = next.unwrap();
+        assert_eq!(second, now + ms(104));
+        assert_eq!(dues.take(second), (HashSet::from([one]), None));
     }
 }

@@ -46,16 +46,21 @@ impl WriterLease {
         Writer(self.writer.load(Ordering::Relaxed))
     }
 
-    /// Beats until cancelled, then gives the number back.
-    pub async fn keep(self, cancel: CancellationToken) {
+    /// Beats until cancelled, then gives the number back. Says with each beat whether there are other
+    /// nodes.
+    pub async fn keep(self, others: impl Fn(bool), cancel: CancellationToken) {
         while cancel
             .run_until_cancelled(tokio::time::sleep(HEARTBEAT))
             .await
             .is_some()
         {
-            match self.store.beat_writer(self.writer(), self.node).await {
-                Ok(true) => {}
-                Ok(false) => {
+            match self
+                .store
+                .beat_writer(self.writer(), self.node, UNSEEN)
+                .await
+            {
+                Ok(Some(has_others)) => others(has_others),
+                Ok(None) => {
                     if let Err(error) = self.retake().await {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,

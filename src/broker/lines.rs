@@ -62,7 +62,7 @@ impl Lines {
     pub(super) fn join(&mut self, queue: Arc<Queue>, receiver: Receiver) {
         let (id, deadline) = (queue.id, receiver.deadline);
         let line = self.lines.entry(id).or_insert_with(|| Line {
-            queue,
+            queue: Arc::clone(&queue),
             receivers: VecDeque::new(),
             hot: false,
             timer: None,
@@ -71,6 +71,10 @@ impl Lines {
             insist: false,
         });
         line.earliest = line.earliest.min(deadline);
+        // Also of the same version: whether its dead-letter queue lives is not counted in it.
+        if queue.version >= line.queue.version {
+            line.queue = queue;
+        }
         line.receivers.push_back(receiver);
         self.waiting += 1;
         self.heat(id);
@@ -92,6 +96,14 @@ impl Lines {
         if let Some(line) = self.lines.get_mut(&queue).filter(|line| !line.hot) {
             line.hot = true;
             self.hot.push_back(queue);
+        }
+    }
+
+    /// The same, for every queue that somebody waits on.
+    pub(super) fn heat_all(&mut self) {
+        let queues: Vec<_> = self.lines.keys().copied().collect();
+        for queue in queues {
+            self.heat(queue);
         }
     }
 
@@ -117,32 +129,35 @@ impl Lines {
         Some((queue, insists))
     }
 
-    /// Takes the queue to look at next off the list, with up to `room` of its receivers: those who
-    /// have not hung up. A line without receivers goes.
-    pub(super) fn take_next(&mut self, room: usize) -> Vec<Receiver> {
-        let Some(queue) = self.hot.pop_front() else {
-            return Vec::new();
-        };
+    /// Takes the queue to look at next off the list, with up to `most` of its receivers, who want
+    /// about `messages` messages: those who have not hung up. A line without receivers goes.
+    pub(super) fn take_next(
+        &mut self,
+        most: usize,
+        messages: usize,
+    ) -> Option<(Arc<Queue>, Vec<Receiver>)> {
+        let queue = self.hot.pop_front()?;
         self.set_timer(queue, None);
-        let Some(line) = self.lines.get_mut(&queue) else {
-            return Vec::new();
-        };
+        let line = self.lines.get_mut(&queue)?;
         line.hot = false;
         line.insist = false;
-        let mut taken = Vec::new();
-        while taken.len() < room {
+        let mut taken: Vec<Receiver> = Vec::new();
+        let mut wanted = 0;
+        while taken.len() < most && wanted < messages {
             let Some(receiver) = line.receivers.pop_front() else {
                 break;
             };
             self.waiting -= 1;
             if !receiver.reply.is_closed() {
+                wanted += receiver.receive.max;
                 taken.push(receiver);
             }
         }
         if taken.is_empty() {
             self.lines.remove(&queue);
+            return None;
         }
-        taken
+        Some((Arc::clone(&line.queue), taken))
     }
 
     /// Removes a line when nobody stands in it any more; whether that was so.
@@ -194,10 +209,7 @@ impl Lines {
                 receiver.deadline = now;
             }
         }
-        let queues: Vec<_> = self.lines.keys().copied().collect();
-        for queue in queues {
-            self.heat(queue);
-        }
+        self.heat_all();
     }
 
     /// Heats the queues whose timers have come.
@@ -249,6 +261,7 @@ mod tests {
             id,
             name: QueueName::parse("name", &format!("q{raw}")).unwrap(),
             settings: QueueSettings::default(),
+            dead_letters_to: None,
             created_at: clock.utc(),
             version: 1,
         };
@@ -274,7 +287,7 @@ mod tests {
     fn queues_that_a_claim_did_not_get_to_come_first_and_keep_their_order() {
         let mut lines = Lines::default();
         let (queues, _answers): (Vec<_>, Vec<_>) = (1..=4).map(|raw| join(&mut lines, raw)).unzip();
-        let mut taken: Vec<_> = (0..3).map(|_| lines.take_next(1)).collect();
+        let mut taken: Vec<_> = (0..3).map(|_| lines.take_next(1, 1).unwrap().1).collect();
         for (queue, receivers) in queues.iter().zip(taken.drain(..)) {
             lines.put_back(*queue, receivers);
         }
@@ -282,7 +295,7 @@ mod tests {
         let mut order = Vec::new();
         while let Some((queue, _insists)) = lines.next() {
             order.push(queue);
-            lines.take_next(1);
+            lines.take_next(1, 1);
         }
         assert_eq!(order, queues);
     }

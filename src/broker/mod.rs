@@ -1,39 +1,51 @@
 //! The hot path: turns many concurrent requests into few statements, and wakes whoever waits.
 //!
-//! Three batchers, each a task with a connection of its own: append, claim, ack. A request is an
-//! item on a bounded channel and a one-shot answer; while one batch is at the database the next
-//! one gathers, so a batch closes when the previous one returns and nothing is added when idle.
-//! A caller that goes away drops its answer, never a statement.
+//! Batchers, each a task with a connection of its own: append, claim, leases (deletes and extends). A
+//! request is an item on a bounded channel and a one-shot answer; while one batch is at the database
+//! the next one gathers, so a batch closes when the previous one returns and nothing is added when
+//! idle. A caller that goes away drops its answer, never a statement.
+//!
+//! There are two of each: one whose commits are flushed before they are answered, and one for queues
+//! that trade that for speed. A third append batcher takes what goes with more than a plain append.
 
-mod ack;
 mod append;
 mod claim;
 mod dues;
 mod lanes;
+mod leases;
 mod lines;
 mod low_water;
+mod moves;
+mod neighbours;
+mod runs;
 mod waiters;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 pub use lanes::WriterLease;
 
 use crate::clock::Clock;
+use crate::domain::chunk::Frame;
 use crate::domain::lane::{Position, QueueId, SubscriptionId};
 use crate::domain::message::{NewMessage, ReceivedMessage, SentMessage};
 use crate::domain::message_id::IdKey;
-use crate::domain::queue::Queue;
+use crate::domain::queue::{Durability, Queue};
 use crate::domain::receipt::{Receipt, ReceiptKey};
 use crate::domain::{Error, Result};
-use crate::store::{Ack, ClaimedDelivery, LeaseKey, Store};
+use crate::store::{Acked, Commit, Session, Store};
+use append::{Outgoing, SendKey, With};
+use claim::Delivery;
+use dues::Dues;
+use moves::Mover;
 use waiters::Wakes;
 
-/// Bodies of sends that may wait for the append batcher, in KiB.
+/// Bodies of sends that may wait for the append batchers, in KiB.
 const MAX_WAITING_KIB: usize = 128 * 1024;
 
 /// What an operator sets on the batchers.
@@ -43,7 +55,7 @@ pub struct BrokerOptions {
     pub append_batch: usize,
     /// Most receivers in one claim.
     pub claim_batch: usize,
-    /// Most messages in one ack.
+    /// Most messages in one delete.
     pub ack_batch: usize,
     /// Requests that may wait for each batcher; more are refused as overload.
     pub queue_length: usize,
@@ -75,15 +87,57 @@ pub struct Receive {
     pub window: Duration,
 }
 
+/// A send that may come again.
+#[derive(Debug, Clone)]
+pub struct OnceKey {
+    /// What it is known by.
+    pub hash: Uuid,
+    /// What it sends, in short.
+    pub digest: [u8; 32],
+}
+
+/// A message whose window is to be another.
+#[derive(Debug, Clone)]
+pub struct NewWindow {
+    /// The delivery.
+    pub receipt: Receipt,
+    /// How long from now on the message stays hidden.
+    pub window: Duration,
+    /// The receiver gives it up: after so many deliveries it goes to the dead-letter queue.
+    pub gives_up: bool,
+    /// What the receiver says about it.
+    pub reason: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// Others may receive the message from then on.
+    VisibleAt(time::OffsetDateTime),
+    /// The message goes to the dead-letter queue.
+    DeadLettered,
+    /// The delivery is not the newest, or its window is over; nothing was changed.
+    Stale,
+}
+
 /// The handle that requests use; clones share the batchers.
 #[derive(Debug, Clone)]
 pub struct Broker {
-    append: mpsc::Sender<append::Item>,
-    claim: mpsc::Sender<claim::Item>,
-    ack: mpsc::Sender<ack::Item>,
+    appends: Appends,
+    claims: [mpsc::Sender<claim::Item>; 2],
+    leases: [mpsc::Sender<leases::Item>; 2],
     wakes: Arc<Wakes>,
     keys: Arc<Keys>,
     room: Arc<Semaphore>,
+    queues_changed: watch::Receiver<u64>,
+}
+
+/// The append batchers.
+#[derive(Debug, Clone)]
+struct Appends {
+    flushed: mpsc::Sender<append::Item>,
+    soon: mpsc::Sender<append::Item>,
+    careful: mpsc::Sender<append::Item>,
 }
 
 /// What the batchers run on.
@@ -93,71 +147,189 @@ pub struct BrokerParts<'a> {
     pub store: &'a Store,
     /// The keys of the cluster.
     pub keys: Keys,
-    /// This node's writer number.
-    pub writer: WriterLease,
+    /// This node.
+    pub node: Uuid,
+    /// This node's writer number, and that of its careful appends.
+    pub writers: [WriterLease; 2],
     /// This node's clock.
     pub clock: Clock,
     /// Who keeps the batchers' tasks.
     pub tracker: &'a TaskTracker,
     /// Ends long polls: those that wait get an empty answer.
     pub draining: CancellationToken,
+    /// Ends what runs beside requests.
+    pub background: CancellationToken,
     /// Cancelled when a batcher ends by a bug: without it the node is of no use.
     pub failed: CancellationToken,
+}
+
+/// What is needed to start a batcher.
+struct Starter<'a> {
+    options: &'a BrokerOptions,
+    store: &'a Store,
+    ids: IdKey,
+    wakes: Arc<Wakes>,
+    dues: Arc<Dues>,
+    clock: Clock,
+    tracker: &'a TaskTracker,
+    draining: CancellationToken,
+    background: CancellationToken,
+    failed: CancellationToken,
+}
+
+/// The flush of each of the two batchers for claims and leases.
+const COMMITS: [Commit; 2] = [Commit::Flushed, Commit::Soon];
+
+impl Starter<'_> {
+    fn session(&self, commit: Commit) -> Session {
+        self.store.session(self.options.statement_timeout, commit)
+    }
+
+    fn spawn(&self, batcher: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(watched(self.failed.clone(), batcher));
+    }
+
+    fn append(&self, commit: Commit, writer: WriterLease) -> mpsc::Sender<append::Item> {
+        let (sender, items) = mpsc::channel(self.options.queue_length);
+        let shared = append::Shared {
+            wakes: Arc::clone(&self.wakes),
+            dues: Arc::clone(&self.dues),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            max_messages: self.options.append_batch,
+        };
+        self.spawn(append::Batcher::new(self.session(commit), writer, shared).run(items));
+        sender
+    }
+
+    fn mover(&self, append: mpsc::Sender<append::Item>) -> Mover {
+        let session = self.session(Commit::Flushed);
+        let (mover, moves) = Mover::new(session, append, self.ids.clone(), self.clock.clone());
+        self.spawn(moves.run());
+        mover
+    }
+
+    fn claim(&self, inbox: usize, mover: &Mover) -> mpsc::Sender<claim::Item> {
+        let (sender, items) = mpsc::channel(self.options.queue_length);
+        let shared = claim::Shared {
+            wakes: Arc::clone(&self.wakes),
+            inbox,
+            dues: Arc::clone(&self.dues),
+            mover: mover.clone(),
+            clock: self.clock.clone(),
+            draining: self.draining.clone(),
+        };
+        let session = self.session(COMMITS[inbox]);
+        self.spawn(claim::Batcher::new(session, self.options, shared).run(items));
+        sender
+    }
+
+    fn leases(&self, commit: Commit, mover: &Mover) -> mpsc::Sender<leases::Item> {
+        let (sender, items) = mpsc::channel(self.options.queue_length);
+        let batcher = leases::Batcher {
+            session: self.session(commit),
+            wakes: Arc::clone(&self.wakes),
+            dues: Arc::clone(&self.dues),
+            mover: mover.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            max_messages: self.options.ack_batch,
+        };
+        self.spawn(batcher.run(items));
+        sender
+    }
+
+    /// What runs beside requests: other nodes are told and heard, and due times wake those who wait.
+    fn beside(&self, node: Uuid, writers: [WriterLease; 2]) -> watch::Receiver<u64> {
+        let (queues_changed, changes) = watch::channel(0);
+        let tell = neighbours::tell(
+            self.session(Commit::Soon),
+            node,
+            Arc::clone(&self.wakes),
+            self.background.clone(),
+        );
+        let hear = neighbours::hear(
+            self.store.clone(),
+            node,
+            Arc::clone(&self.wakes),
+            queues_changed,
+            self.background.clone(),
+        );
+        self.tracker.spawn(tell);
+        self.tracker.spawn(hear);
+        for writer in writers {
+            let wakes = Arc::clone(&self.wakes);
+            let others = move |has_others| wakes.set_others(has_others);
+            let kept = writer.keep(others, self.background.clone());
+            self.tracker.spawn(kept);
+        }
+        let (wakes, dues) = (Arc::clone(&self.wakes), Arc::clone(&self.dues));
+        let (clock, background) = (self.clock.clone(), self.background.clone());
+        self.tracker.spawn(async move {
+            let timers = dues.run(&wakes, &clock);
+            background.run_until_cancelled(timers).await;
+        });
+        changes
+    }
 }
 
 impl Broker {
     /// Starts the batchers. They end when the last handle is dropped and their queues are empty.
     pub fn start(options: &BrokerOptions, parts: BrokerParts<'_>) -> Self {
-        let (append, append_items) = mpsc::channel(options.queue_length);
-        let (claim, claim_items) = mpsc::channel(options.queue_length);
-        let (ack, ack_items) = mpsc::channel(options.queue_length);
-        let wakes = Arc::new(Wakes::default());
-        let session = || parts.store.session(options.statement_timeout);
-        let append_batcher = append::Batcher::new(
-            session(),
-            parts.writer,
-            Arc::clone(&wakes),
-            options.append_batch,
-        );
-        let claim_batcher = claim::Batcher::new(
-            session(),
-            Arc::clone(&wakes),
-            parts.clock,
+        let starter = Starter {
             options,
-            parts.draining,
-        );
-        let ack_batcher = ack::run(session(), options.ack_batch, ack_items);
-        let tracker = parts.tracker;
-        tracker.spawn(watched(
-            parts.failed.clone(),
-            append_batcher.run(append_items),
-        ));
-        tracker.spawn(watched(
-            parts.failed.clone(),
-            claim_batcher.run(claim_items),
-        ));
-        tracker.spawn(watched(parts.failed, ack_batcher));
+            store: parts.store,
+            ids: parts.keys.id.clone(),
+            wakes: Arc::default(),
+            dues: Arc::new(Dues::new(parts.clock.instant())),
+            clock: parts.clock,
+            tracker: parts.tracker,
+            draining: parts.draining,
+            background: parts.background,
+            failed: parts.failed,
+        };
+        let [writer, careful_writer] = parts.writers.clone();
+        // A queue is either synchronous or not, so that the two do not meet in a lane.
+        let appends = Appends {
+            flushed: starter.append(Commit::Flushed, writer.clone()),
+            soon: starter.append(Commit::Soon, writer),
+            careful: starter.append(Commit::Flushed, careful_writer),
+        };
+        let mover = starter.mover(appends.careful.clone());
         Self {
-            append,
-            claim,
-            ack,
-            wakes,
+            appends,
+            claims: [0, 1].map(|inbox| starter.claim(inbox, &mover)),
+            leases: COMMITS.map(|commit| starter.leases(commit, &mover)),
+            queues_changed: starter.beside(parts.node, parts.writers),
+            wakes: starter.wakes,
             keys: Arc::new(parts.keys),
             room: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
         }
     }
 
-    /// Stores messages of one queue, all or none, and says so once they are durable.
+    /// Whether queues may have been made, changed or deleted by other nodes: the number changes then.
+    pub fn queues_changed(&self) -> u64 {
+        *self.queues_changed.borrow()
+    }
+
+    /// Says whether there are other nodes to tell of what can be received, as each heartbeat does.
+    pub fn set_others(&self, has_others: bool) {
+        self.wakes.set_others(has_others);
+    }
+
+    /// Stores messages of one queue, all or none, and says so once they are as durable as the queue
+    /// wants. With `once`, a send that was stored before is answered as then.
     ///
     /// # Errors
     /// [`Error::UnknownOutcome`] and [`Error::Internal`] when messages may have been stored; the
-    /// other errors mean that none was.
+    /// other errors mean that none was; [`Error::IdempotencyKeyReused`] that something else was sent
+    /// under the key.
     pub async fn append(
         &self,
         queue: &Arc<Queue>,
         messages: Vec<NewMessage>,
+        once: Option<OnceKey>,
     ) -> Result<Vec<SentMessage>> {
-        let count = messages.len();
         let bytes: usize = messages
             .iter()
             .map(|message| message.body.bytes.len())
@@ -167,26 +339,37 @@ impl Broker {
         let room = room.map_err(|_full| Error::Overloaded {
             what: "bytes of sends waiting",
         })?;
-        let frames = messages
+        let delay = queue.settings.delay;
+        let messages = messages
             .into_iter()
-            .map(|message| message.body.into())
+            .map(|message| Outgoing {
+                frame: message.body.into(),
+                delay: message.delay.unwrap_or(delay),
+                time_to_live: message.time_to_live,
+                sent_at: None,
+            })
             .collect();
         let (reply, answer) = oneshot::channel();
         let item = append::Item {
+            target: queue.id,
             queue: Arc::clone(queue),
-            frames,
-            _room: room,
+            messages,
+            with: once.map_or(With::Nothing, |OnceKey { hash, digest }| {
+                With::Key(SendKey { hash, digest })
+            }),
+            _room: Some(room),
             reply,
         };
-        let stored = ask(&self.append, item, answer, "sends waiting").await?;
-        Ok((0..)
-            .take(count)
-            .map(|offset| SentMessage {
-                message_id: self.keys.id.seal(Position {
-                    lane: stored.lane,
-                    seq: stored.first + offset,
-                    salt: stored.salt,
-                }),
+        let batcher = match queue.settings.durability {
+            _ if item.needs_care() => &self.appends.careful,
+            Durability::Strict | Durability::Relaxed => &self.appends.flushed,
+            Durability::Async => &self.appends.soon,
+        };
+        let stored = ask(batcher, item, answer, "sends waiting").await?;
+        let positions = stored.runs.iter().flat_map(runs::Run::positions);
+        Ok(positions
+            .map(|position| SentMessage {
+                message_id: self.keys.id.seal(position),
                 sent_at: stored.at,
             })
             .collect())
@@ -209,42 +392,49 @@ impl Broker {
             receive,
             reply,
         };
-        let deliveries = ask(&self.claim, item, answer, "receives waiting").await?;
+        let batcher = &self.claims[commit_of(queue)];
+        let deliveries = ask(batcher, item, answer, "receives waiting").await?;
         Ok(deliveries
             .into_iter()
             .map(|delivery| self.received(delivery))
             .collect())
     }
 
-    fn received(&self, delivery: claim::Delivery) -> ReceivedMessage {
-        let claim::Delivery {
-            lease,
-            salt,
-            sent_at,
-            body,
-        } = delivery;
+    fn received(&self, delivery: Delivery) -> ReceivedMessage {
+        let lease = &delivery.lease;
         let position = Position {
             lane: lease.lane,
-            seq: lease.seq,
-            salt,
+            seq: delivery.seq(),
+            salt: delivery.salt,
         };
         let receipt = Receipt {
             position,
             subscription: SubscriptionId::QUEUE,
             epoch: lease.epoch,
             token: lease.token,
-            lease_size: 1,
-            lease_index: 0,
-            moved: false,
+            lease_size: u8::try_from(lease.mask.count_ones()).expect("a mask has 64 bits"),
+            lease_index: delivery.index,
+            moved: delivery.frame.origin.is_some(),
         };
+        let Frame {
+            body,
+            origin,
+            deaths,
+            ..
+        } = delivery.frame;
+        let before = origin.as_ref();
         ReceivedMessage {
-            message_id: self.keys.id.seal(position),
+            message_id: before
+                .map_or_else(|| self.keys.id.seal(position), |before| before.message_id),
             receipt_handle: self.keys.receipt.seal(&receipt),
             body,
-            sent_at,
-            first_received_at: lease.first_received_at,
-            receive_count: lease.receive_count,
+            sent_at: delivery.sent_at,
+            first_received_at: before
+                .and_then(|before| before.first_received_at)
+                .unwrap_or(lease.first_received_at),
+            receive_count: before.map_or(0, |before| before.deliveries) + lease.receive_count,
             visible_at: lease.visible_at,
+            deaths,
         }
     }
 
@@ -253,32 +443,34 @@ impl Broker {
         self.keys.receipt.open(handle)
     }
 
-    /// Deletes messages by their receipts, and says so once that is durable.
+    /// Deletes messages of a queue by their receipts, and says so once that is as durable as the queue
+    /// wants.
     ///
     /// # Errors
-    /// [`Error::UnknownOutcome`] and [`Error::Internal`] when messages may have been deleted; the
+    /// [`Error::UnknownOutcome`] and [`Error::Internal`] when messages may have been deleted;
+    /// [`Error::Unavailable`] when somebody is at one of them for long: the others may be deleted. The
     /// other errors mean that none was.
-    pub async fn ack(&self, receipts: &[Receipt]) -> Result<Vec<Ack>> {
-        let leases = receipts
-            .iter()
-            .map(|receipt| {
-                let lease = LeaseKey {
-                    lane: receipt.position.lane,
-                    lo: receipt.position.seq,
-                    token: receipt.token,
-                    epoch: receipt.epoch,
-                };
-                (lease, receipt.position.salt)
-            })
-            .collect();
+    pub async fn ack(&self, queue: &Queue, receipts: Vec<Receipt>) -> Result<Vec<Acked>> {
         let (reply, answer) = oneshot::channel();
-        ask(
-            &self.ack,
-            ack::Item { leases, reply },
-            answer,
-            "deletes waiting",
-        )
-        .await
+        let item = leases::Item::Ack { receipts, reply };
+        let batcher = &self.leases[commit_of(queue)];
+        ask(batcher, item, answer, "deletes waiting").await
+    }
+
+    /// Gives messages of a queue other windows, each for itself.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOutcome`] and [`Error::Internal`] when windows may have been changed;
+    /// [`Error::Unavailable`] as for deletes.
+    pub async fn extend(&self, queue: &Arc<Queue>, windows: Vec<NewWindow>) -> Result<Vec<Window>> {
+        let (reply, answer) = oneshot::channel();
+        let item = leases::Item::Extend {
+            queue: Arc::clone(queue),
+            entries: windows,
+            reply,
+        };
+        let batcher = &self.leases[commit_of(queue)];
+        ask(batcher, item, answer, "extends waiting").await
     }
 
     /// Has the receivers that wait on a queue look at it again.
@@ -287,14 +479,18 @@ impl Broker {
     }
 }
 
-/// A delivery's key, as a batcher uses it.
-fn lease_key(delivery: &ClaimedDelivery) -> LeaseKey {
-    LeaseKey {
-        lane: delivery.lane,
-        lo: delivery.seq,
-        token: delivery.token,
-        epoch: delivery.epoch,
+/// Which of two batchers serves the receivers of a queue.
+fn commit_of(queue: &Queue) -> usize {
+    match queue.settings.durability {
+        Durability::Strict => 0,
+        Durability::Relaxed | Durability::Async => 1,
     }
+}
+
+/// Whether so much of a window has passed at the database that the receiver must not get it: its
+/// answer could come after the end of its own window, when somebody else holds the message.
+fn is_late(elapsed: Duration, window: Duration) -> bool {
+    !window.is_zero() && elapsed > window / 2
 }
 
 async fn watched(failed: CancellationToken, batcher: impl Future<Output = ()>) {

@@ -13,18 +13,21 @@ pub enum Right {
     Receive,
     /// Delete messages that were received.
     Delete,
+    /// Drop everything that a queue holds.
+    Purge,
     /// Issue tokens.
     Administer,
 }
 
 impl Right {
     /// Every right, in the order in which they are listed to people.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ReadMetadata,
         Self::Configure,
         Self::Send,
         Self::Receive,
         Self::Delete,
+        Self::Purge,
         Self::Administer,
     ];
 
@@ -36,6 +39,7 @@ impl Right {
             Self::Send => "send",
             Self::Receive => "receive",
             Self::Delete => "delete",
+            Self::Purge => "purge",
             Self::Administer => "administer",
         }
     }

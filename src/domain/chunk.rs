@@ -12,8 +12,10 @@
 //! kept, so that a message moved by an older node loses nothing.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::message::{Body, BodyKind};
+use super::message::{Body, BodyKind, Death, DeathCause, Origin};
 
 /// Most messages in a chunk: a lease's mask has a bit for each of them below two spare ones.
 pub const MAX_MESSAGES: usize = 62;
@@ -31,12 +33,21 @@ const CRC_AT: usize = 4;
 const SECTION_TEXT: u64 = 1;
 const SECTION_JSON: u64 = 2;
 const SECTION_BYTES: u64 = 3;
+const SECTION_ORIGIN: u64 = 4;
+const SECTION_DEATH: u64 = 5;
+#[cfg(test)]
+const FIRST_UNKNOWN_SECTION: u64 = 6;
+const MICROSECOND_NANOS: i128 = 1_000;
 
 /// What is stored of one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// What it carries.
     pub body: Body,
+    /// Where it was before, if it was moved.
+    pub origin: Option<Origin>,
+    /// How it came to be a dead letter, the newest last.
+    pub deaths: Vec<Death>,
     /// Sections this version does not know, as they were found.
     pub unknown: Vec<(u64, Bytes)>,
 }
@@ -45,6 +56,8 @@ impl From<Body> for Frame {
     fn from(body: Body) -> Self {
         Self {
             body,
+            origin: None,
+            deaths: Vec::new(),
             unknown: Vec::new(),
         }
     }
@@ -79,6 +92,12 @@ impl ChunkWriter {
             section_type(frame.body.kind),
             &frame.body.bytes,
         );
+        if let Some(origin) = &frame.origin {
+            put_section(&mut sections, SECTION_ORIGIN, &origin_bytes(origin));
+        }
+        for death in &frame.deaths {
+            put_section(&mut sections, SECTION_DEATH, &death_bytes(death));
+        }
         for (kind, bytes) in &frame.unknown {
             put_section(&mut sections, *kind, bytes);
         }
@@ -134,17 +153,93 @@ fn read_frame(mut frame: Bytes) -> Result<Frame, Unreadable> {
         return Err(Unreadable("a frame of another version"));
     }
     let mut body = None;
+    let mut origin = None;
+    let mut deaths = Vec::new();
     let mut unknown = Vec::new();
     while !frame.is_empty() {
         let kind = take_varint(&mut frame)?;
         let bytes = take_counted(&mut frame)?;
-        match body_kind(kind) {
-            Some(kind) => body = Some(Body { kind, bytes }),
-            None => unknown.push((kind, bytes)),
+        match (body_kind(kind), kind) {
+            (Some(kind), _) => body = Some(Body { kind, bytes }),
+            (None, SECTION_ORIGIN) => origin = Some(read_origin(bytes)?),
+            (None, SECTION_DEATH) => deaths.push(read_death(bytes)?),
+            (None, _) => unknown.push((kind, bytes)),
         }
     }
     let body = body.ok_or(Unreadable("a frame without a body"))?;
-    Ok(Frame { body, unknown })
+    Ok(Frame {
+        body,
+        origin,
+        deaths,
+        unknown,
+    })
+}
+
+/// id (16), deliveries (4), whether a time follows (1), first received (8)
+fn origin_bytes(origin: &Origin) -> Vec<u8> {
+    let mut bytes = origin.message_id.as_bytes().to_vec();
+    bytes.put_i32(origin.deliveries);
+    bytes.put_u8(origin.first_received_at.is_some().into());
+    bytes.put_i64(origin.first_received_at.map_or(0, microseconds));
+    bytes
+}
+
+fn read_origin(mut bytes: Bytes) -> Result<Origin, Unreadable> {
+    let cut = |_end| Unreadable("an origin is cut off");
+    let id = bytes.try_get_u128().map_err(cut)?;
+    let deliveries = bytes.try_get_i32().map_err(cut)?;
+    let received = bytes.try_get_u8().map_err(cut)? != 0;
+    let at = bytes.try_get_i64().map_err(cut)?;
+    Ok(Origin {
+        message_id: Uuid::from_u128(id),
+        deliveries,
+        first_received_at: received.then(|| moment(at)).transpose()?,
+    })
+}
+
+/// at (8), receive count (4), cause (1), queue (counted), text (the rest; none when empty)
+fn death_bytes(death: &Death) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.put_i64(microseconds(death.at));
+    bytes.put_i32(death.receive_count);
+    bytes.put_u8(match death.cause {
+        DeathCause::MaxReceiveCount => 0,
+    });
+    put_varint(&mut bytes, death.queue.len() as u64);
+    bytes.extend_from_slice(death.queue.as_bytes());
+    bytes.extend_from_slice(death.text.as_deref().unwrap_or_default().as_bytes());
+    bytes
+}
+
+fn read_death(mut bytes: Bytes) -> Result<Death, Unreadable> {
+    let cut = |_end| Unreadable("a death is cut off");
+    let text = |bytes: Bytes| {
+        String::from_utf8(bytes.into()).map_err(|_error| Unreadable("a death is not text"))
+    };
+    let at = moment(bytes.try_get_i64().map_err(cut)?)?;
+    let receive_count = bytes.try_get_i32().map_err(cut)?;
+    let cause = match bytes.try_get_u8().map_err(cut)? {
+        0 => DeathCause::MaxReceiveCount,
+        _ => return Err(Unreadable("a death of an unknown cause")),
+    };
+    let queue = text(take_counted(&mut bytes)?)?;
+    let text = text(bytes)?;
+    Ok(Death {
+        queue,
+        cause,
+        text: Some(text).filter(|text| !text.is_empty()),
+        at,
+        receive_count,
+    })
+}
+
+fn microseconds(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / MICROSECOND_NANOS).unwrap_or_default()
+}
+
+fn moment(microseconds: i64) -> Result<OffsetDateTime, Unreadable> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * MICROSECOND_NANOS)
+        .map_err(|_range| Unreadable("a time out of range"))
 }
 
 fn section_type(kind: BodyKind) -> u64 {
@@ -168,7 +263,16 @@ fn framed_len(frame: &Frame) -> usize {
         .unknown
         .iter()
         .map(|(_, bytes)| bytes.len() + LENGTH_AND_TYPE);
-    frame.body.bytes.len() + LENGTH_AND_TYPE + unknown.sum::<usize>()
+    let origin = frame.origin.map_or(0, |_| 29 + LENGTH_AND_TYPE);
+    let deaths = frame.deaths.iter().map(|death| {
+        let text = death.text.as_ref().map_or(0, String::len);
+        death.queue.len() + text + 2 * LENGTH_AND_TYPE
+    });
+    frame.body.bytes.len()
+        + LENGTH_AND_TYPE
+        + origin
+        + deaths.sum::<usize>()
+        + unknown.sum::<usize>()
 }
 
 fn put_section(out: &mut Vec<u8>, kind: u64, bytes: &[u8]) {
@@ -224,14 +328,37 @@ mod tests {
         ];
         let bytes = prop::collection::vec(any::<u8>(), 1..400);
         let unknown = prop::collection::vec(
-            (4..u64::MAX, prop::collection::vec(any::<u8>(), 0..20)),
+            (
+                FIRST_UNKNOWN_SECTION..u64::MAX,
+                prop::collection::vec(any::<u8>(), 0..20),
+            ),
             0..3,
         );
-        (kind, bytes, unknown).prop_map(|(kind, bytes, unknown)| Frame {
+        let at = || (0..4_000_000_000_000_000_i64).prop_map(|at| moment(at).unwrap());
+        let origin = (any::<u128>(), any::<i32>(), prop::option::of(at())).prop_map(
+            |(id, deliveries, first_received_at)| Origin {
+                message_id: Uuid::from_u128(id),
+                deliveries,
+                first_received_at,
+            },
+        );
+        let death = (".{1,80}", prop::option::of(".{1,80}"), at(), any::<i32>()).prop_map(
+            |(queue, text, at, receive_count)| Death {
+                queue,
+                cause: DeathCause::MaxReceiveCount,
+                text,
+                at,
+                receive_count,
+            },
+        );
+        let moved = (prop::option::of(origin), prop::collection::vec(death, 0..3));
+        (kind, bytes, moved, unknown).prop_map(|(kind, bytes, (origin, deaths), unknown)| Frame {
             body: Body {
                 kind,
                 bytes: bytes.into(),
             },
+            origin,
+            deaths,
             unknown: unknown
                 .into_iter()
                 .map(|(kind, bytes)| (kind, bytes.into()))

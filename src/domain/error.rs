@@ -78,6 +78,14 @@ fn list(violations: &[Violation]) -> String {
         .join("; ")
 }
 
+fn quoted(names: &[String]) -> String {
+    names
+        .iter()
+        .map(|name| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
 /// What can go wrong for a caller. `Display` is the sentence that a caller may read: it never
 /// holds SQL, a path, a secret, or its own source.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +153,22 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// The queue cannot be deleted: others send their dead letters there. Nothing was done.
+    #[error(
+        "queue {name:?} is the dead-letter queue of {}; change them first, or delete it with ?force=true",
+        quoted(sources)
+    )]
+    QueueInUse {
+        /// The queue.
+        name: String,
+        /// Some of the others.
+        sources: Vec<String>,
+    },
+    /// The key of a send belongs to another send. Nothing was done.
+    #[error(
+        "another request was sent under this Idempotency-Key; repeat that one, or use a new key"
+    )]
+    IdempotencyKeyReused,
     /// No receipt handle of the request still belongs to a delivery.
     #[error("{}", list(.0))]
     ReceiptStale(Vec<Violation>),

@@ -39,6 +39,9 @@ pub struct Class(pub u8);
 impl Class {
     /// Ready messages without priority or fairness.
     pub const READY: Self = Self(0);
+    /// Messages that are hidden at first: each has a lease from the beginning, and nothing of such a
+    /// lane lies ahead of a cursor.
+    pub const DELAYED: Self = Self(1 << 6);
 }
 
 const WRITER_BITS: u32 = 8;

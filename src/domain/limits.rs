@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Largest message body. SQS raised its own limit to 1 MiB in August 2025.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Most messages in one send, receive or delete request (the batch limit of SQS).
-pub const MAX_BATCH: usize = 10;
+/// Most messages in one request.
+pub const MAX_BATCH: usize = 1000;
 
 /// Largest request body the server reads, and about the largest answer it gives.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
@@ -21,6 +21,33 @@ pub const DEFAULT_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest time a receive may wait for a message (SQS: 20 seconds).
 pub const MAX_RECEIVE_WAIT: Duration = Duration::from_secs(20);
+
+/// Longest delay of a message, and the longest time it lives: ten years.
+pub const MAX_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// Shortest time that a queue keeps messages (SQS: a minute).
+pub const MIN_RETENTION: Duration = Duration::from_secs(60);
+
+/// How long a queue keeps messages when it does not say (SQS: 4 days).
+pub const DEFAULT_RETENTION: Duration = Duration::from_secs(4 * 24 * 60 * 60);
+
+/// Most deliveries before a message goes to the dead-letter queue (SQS: 1000).
+pub const MAX_RECEIVE_COUNT: i32 = 1000;
+
+/// For how long a repeated send is recognised when the queue does not say (SQS: 5 minutes).
+pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(5 * 60);
+
+/// Longest time for which a repeated send is recognised.
+pub const MAX_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Longest key under which a send is recognised, in bytes.
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// Longest text that a receiver gives a message up with, in bytes.
+pub const MAX_REASON: usize = 1024;
+
+/// Deaths that a message remembers; beyond them the oldest are forgotten.
+pub const MAX_DEATHS: usize = 16;
 
 /// Longest queue name, in characters (SQS: 80).
 pub const MAX_QUEUE_NAME: usize = 80;

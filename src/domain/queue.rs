@@ -46,13 +46,44 @@ impl Default for Tenant {
     }
 }
 
+/// When an answer is given, and so what a crash of the database may undo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Everything is flushed before it is answered: a crash undoes nothing.
+    #[default]
+    Strict,
+    /// Sends are flushed; a crash may undo the last receives and deletes, whose messages come again.
+    Relaxed,
+    /// A crash may undo the last sends too.
+    Async,
+}
+
+/// Where messages go that are received too often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The name of the queue, which may have been deleted since.
+    pub queue: QueueName,
+    /// After how many deliveries, 1 to 1000.
+    pub max_receive_count: i32,
+}
+
 /// What a user sets on a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueSettings {
     /// How long a received message stays hidden, whole seconds, 0 to 12 hours.
     pub visibility_timeout: Duration,
     /// How long a receive waits when it does not say, whole seconds, 0 to 20.
     pub receive_wait: Duration,
+    /// How long a message stays hidden after it was sent when it does not say, whole seconds.
+    pub delay: Duration,
+    /// How long after it was sent a message lives, whole seconds, from a minute on.
+    pub retention: Duration,
+    /// Where messages go that are received too often.
+    pub dead_letter: Option<DeadLetter>,
+    /// When answers are given.
+    pub durability: Durability,
+    /// For how long a send under a key is recognised when it comes again, whole seconds.
+    pub deduplication_window: Duration,
 }
 
 impl Default for QueueSettings {
@@ -60,6 +91,11 @@ impl Default for QueueSettings {
         Self {
             visibility_timeout: limits::DEFAULT_VISIBILITY_TIMEOUT,
             receive_wait: Duration::ZERO,
+            delay: Duration::ZERO,
+            retention: limits::DEFAULT_RETENTION,
+            dead_letter: None,
+            durability: Durability::Strict,
+            deduplication_window: limits::DEFAULT_DEDUPLICATION_WINDOW,
         }
     }
 }
@@ -73,10 +109,34 @@ pub struct Queue {
     pub name: QueueName,
     /// What its user set.
     pub settings: QueueSettings,
+    /// The number of its dead-letter queue; `None` also when that was deleted.
+    pub dead_letters_to: Option<QueueId>,
     /// When it was created, on the database's clock.
     pub created_at: OffsetDateTime,
     /// Counts the changes of its settings, from 1.
     pub version: i64,
+}
+
+impl Queue {
+    /// After how many deliveries its messages go to its dead-letter queue, if there is one.
+    pub fn max_receives(&self) -> Option<i32> {
+        self.dead_letters_to?;
+        let dead_letter = self.settings.dead_letter.as_ref()?;
+        Some(dead_letter.max_receive_count)
+    }
+}
+
+/// What a queue holds. Messages that have expired count until they are passed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages that a receive could get now.
+    pub visible: u64,
+    /// Messages that somebody received, or gave up with a delay that has not passed.
+    pub in_flight: u64,
+    /// Messages whose delay has not passed.
+    pub delayed: u64,
+    /// How long ago the oldest one that is still there was sent.
+    pub oldest_age: Option<Duration>,
 }
 
 /// Whole seconds within a range, from a number that a caller sent.

@@ -32,7 +32,7 @@ macro_rules! needs {
 
 /// Every right as a type: `Authorized<needs::Send>`.
 pub mod needs {
-    needs!(ReadMetadata Configure Send Receive Delete Administer);
+    needs!(ReadMetadata Configure Send Receive Delete Purge Administer);
 }
 
 /// The caller, who has the right `R`. Before a body is read, everyone else is refused.

@@ -5,8 +5,10 @@
 //! constraint name, never by text. Every statement is a constant in [`STATEMENTS`], which a test
 //! prepares on a migrated database.
 
+mod append;
+mod claim;
 mod leases;
-mod log;
+mod listen;
 mod queues;
 mod secrets;
 mod session;
@@ -21,35 +23,50 @@ use sqlx::{PgPool, Row as _};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-pub use leases::{Ack, Extended, LeaseKey};
-pub use log::{
-    AppendBatch, AppendLane, Appended, ClaimBatch, ClaimedChunk, ClaimedDelivery, Claims, LowWater,
-    QueueReport, Reach, Tail,
+pub use append::{
+    AppendBatch, AppendLane, Appended, Care, KeyHash, KnownKey, Moved, NewChunk, NewKey, Tail,
 };
-pub use queues::{PutOutcome, QueuePage};
-pub use session::Session;
-pub use space::{Freed, SpaceCursor};
+pub use claim::{
+    ClaimBatch, ClaimQueue, ClaimReceiver, ClaimedChunk, ClaimedLease, Claims, LowWater,
+    QueueReport, Reach,
+};
+pub use leases::{
+    Ack, AckRest, Acked, Extend, Extended, Extensions, HeldLease, LeaseKey, LeaseRow, Moving,
+};
+pub use listen::{Listener, News};
+pub use queues::{DeleteOutcome, PutOutcome, QueuePage};
+pub use session::{Commit, Session};
+pub use space::{Freed, SpaceCursor, Written};
 
 use crate::domain::Error;
 use crate::domain::error::BoxError;
+use crate::domain::lane::LaneId;
 
 /// Every statement of this module.
 pub const STATEMENTS: &[&str] = &[
+    append::APPEND,
+    append::APPEND_CAREFUL,
+    append::DEDUP_PROBE,
+    claim::CLAIM,
     leases::ACK,
+    leases::ACK_REST,
     leases::EXTEND,
-    leases::FLOOR,
-    log::APPEND,
-    log::CLAIM,
-    log::DEDUP_PROBE,
+    leases::MOVING,
+    listen::NOTIFY,
     queues::PUT,
     queues::GET,
     queues::LIST,
+    queues::SOURCES,
     queues::DELETE,
+    queues::PURGE,
+    queues::COUNTS,
     queues::PING,
     secrets::CREATE,
     secrets::GET,
     space::FREE,
+    space::FORGET,
     space::LANES,
+    space::TAKE_WAKES,
     tasks::HELD,
     tasks::ELECT,
     tasks::RESIGN,
@@ -106,8 +123,8 @@ impl Store {
     }
 
     /// A session of its own to the same database, as [`Session::new`] makes it.
-    pub fn session(&self, statement_timeout: Duration) -> Session {
-        Session::new(&self.pool.connect_options(), statement_timeout)
+    pub fn session(&self, statement_timeout: Duration, commit: Commit) -> Session {
+        Session::new(&self.pool.connect_options(), statement_timeout, commit)
     }
 
     /// Closes every connection, waiting for those in use.
@@ -151,6 +168,19 @@ fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Vec<V> {
     rows.iter().map(value).collect()
 }
 
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn lane(raw: i64) -> Result<LaneId, sqlx::Error> {
+    LaneId::from_raw(raw)
+        .ok_or_else(|| sqlx::Error::Decode(format!("{raw} is no lane's number").into()))
+}
+
 /// A statement to be run by a session or the pool.
 #[expect(
     clippy::disallowed_methods,
@@ -172,6 +202,12 @@ pub enum Failure {
     /// A rival append was there first. Nothing was done; the tails that were used are wrong.
     #[error("another writer appended to the same lane")]
     Conflict,
+    /// A deduplication key was taken meanwhile. Nothing was done.
+    #[error("another send took the same deduplication key")]
+    KeyTaken,
+    /// A message that was to move is no longer there. Nothing was done.
+    #[error("a message that was to move is gone")]
+    SourceGone,
     /// The database could not do it just now: it gave up waiting, or has no room.
     /// Nothing was done; the same may work later.
     #[error("the database cannot do this just now")]
@@ -181,8 +217,12 @@ pub enum Failure {
     Rejected(#[source] BoxError),
 }
 
-/// What `append_1` raises when its lane was freed past its numbers meanwhile.
+/// What an append raises when its lane was freed past its numbers meanwhile.
 const APPEND_FENCE: &str = "TW001";
+/// What `append_careful_1` raises.
+const KEY_TAKEN: &str = "TW004";
+const SOURCE_GONE: &str = "TW005";
+const STALE_TAIL: &str = "TW006";
 const UNIQUE_VIOLATION: &str = "23505";
 const LOG_KEY: &str = "log_pkey";
 
@@ -203,7 +243,9 @@ impl From<sqlx::Error> for Failure {
         }
         let state = refusal.code().unwrap_or_default().into_owned();
         match (state.get(..2).unwrap_or_default(), state.as_str()) {
-            (_, APPEND_FENCE) => Self::Conflict,
+            (_, APPEND_FENCE | STALE_TAIL) => Self::Conflict,
+            (_, KEY_TAKEN) => Self::KeyTaken,
+            (_, SOURCE_GONE) => Self::SourceGone,
             (_, UNIQUE_VIOLATION) if refusal.constraint() == Some(LOG_KEY) => Self::Conflict,
             // Timeout of a statement or a lock, deadlocks (40), lack of room (53) and failures of
             // the system (58): all of them roll back.
@@ -226,6 +268,11 @@ impl From<Failure> for Error {
             Failure::Conflict => Self::Overloaded {
                 what: "writers of one lane",
             },
+            Failure::KeyTaken => Self::Overloaded {
+                what: "sends under one key",
+            },
+            // Who moves messages has nobody to tell.
+            failure @ Failure::SourceGone => Self::internal(failure),
             Failure::Rejected(source) => Self::Internal(source),
         }
     }

@@ -47,12 +47,24 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// When a session's commits are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Once they are flushed, on the synchronous standby too where there is one.
+    Flushed,
+    /// At once: a crash of the database may undo the last moments.
+    Soon,
+}
+
 impl Session {
     /// A session whose statements are cancelled by the database after `statement_timeout`.
-    pub fn new(options: &PgConnectOptions, statement_timeout: Duration) -> Self {
+    pub fn new(options: &PgConnectOptions, statement_timeout: Duration, commit: Commit) -> Self {
+        let synchronous = match commit {
+            Commit::Flushed => "on",
+            Commit::Soon => "off",
+        };
         let options = with_limits(options.clone(), statement_timeout)
-            .options(PLANNER)
-            .options([("synchronous_commit", "on")]);
+            .options([("synchronous_commit", synchronous)]);
         Self {
             options,
             connection: None,
@@ -114,6 +126,7 @@ pub(super) fn with_limits(
             ("tcp_user_timeout", "10000"),
             ("idle_in_transaction_session_timeout", milliseconds.as_str()),
         ])
+        .options(PLANNER)
         .disable_statement_logging()
 }
 

@@ -35,7 +35,10 @@ pub(super) const TAKE: &str = "
 pub(super) const BEAT: &str = "
     update towpath.node set seen_at = towpath.clock()
     where writer = $1 and node_id = $2
-    returning writer";
+    returning exists (
+        select 1 from towpath.node n
+        where n.node_id <> $2 and n.seen_at > towpath.clock() - make_interval(secs => $3)
+    )";
 
 pub(super) const RELEASE: &str = "delete from towpath.node where writer = $1 and node_id = $2";
 
@@ -58,13 +61,23 @@ impl Store {
         Ok(u8::try_from(number).ok().map(Writer))
     }
 
-    /// Says that a node is still there; false when its number has gone to another.
+    /// Says that a node is still there, and learns whether others are; `None` when its number has
+    /// gone to another.
     ///
     /// # Errors
     /// As every statement.
-    pub async fn beat_writer(&self, writer: Writer, node: Uuid) -> Result<bool, Failure> {
-        let beat = query(BEAT).bind(i16::from(writer.0)).bind(node);
-        Ok(!self.write(beat).await?.is_empty())
+    pub async fn beat_writer(
+        &self,
+        writer: Writer,
+        node: Uuid,
+        unseen_for: Duration,
+    ) -> Result<Option<bool>, Failure> {
+        let beat = query(BEAT)
+            .bind(i16::from(writer.0))
+            .bind(node)
+            .bind(unseen_for.as_secs_f64());
+        let rows = self.write(beat).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Gives a writer number back.

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use towpath::broker::{Broker, Receive};
 use towpath::domain::Error;
-use towpath::domain::message::{Body, NewMessage};
+use towpath::domain::message::Body;
 use towpath::domain::queue::{Queue, QueueName, QueueSettings, Tenant};
 
 use crate::support::database::Database;
@@ -22,7 +22,7 @@ async fn queue(database: &Database, name: &str) -> Arc<Queue> {
     let name = QueueName::parse("name", name).unwrap();
     let store = node::store(database);
     let put = store
-        .put_queue(&Tenant::default(), &name, QueueSettings::default())
+        .put_queue(&Tenant::default(), &name, &QueueSettings::default(), None)
         .await;
     Arc::new(put.unwrap().0)
 }
@@ -30,7 +30,7 @@ async fn queue(database: &Database, name: &str) -> Arc<Queue> {
 async fn send(broker: &Broker, queue: &Arc<Queue>, text: &str) -> Result<(), Error> {
     let body = Body::text("body", text.to_owned()).unwrap();
     broker
-        .append(queue, vec![NewMessage { body }])
+        .append(queue, vec![body.into()], None)
         .await
         .map(drop)
 }
@@ -97,18 +97,21 @@ async fn a_lane_that_another_node_is_claiming_from_is_no_empty_queue() {
         ))
     };
     rival.execute(key("lock")).await.unwrap();
-    let claim = {
+    // It waits for the lane, or is told to try again; never that there is nothing.
+    let claim = broker.claim(&queue, receive(Duration::ZERO, WINDOW)).await;
+    assert!(matches!(claim, Err(Error::Unavailable(_))), "{claim:?}");
+    let waiting = {
         let (broker, queue) = (broker.clone(), Arc::clone(&queue));
-        TaskTracker::new()
-            .spawn(async move { broker.claim(&queue, receive(Duration::ZERO, WINDOW)).await })
+        let receive = receive(Duration::from_secs(20), WINDOW);
+        TaskTracker::new().spawn(async move { broker.claim(&queue, receive).await })
     };
     let blocked = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
     while database.value::<i64>(blocked).await == 0 {
-        assert!(!claim.is_finished(), "it was told that there is nothing");
+        assert!(!waiting.is_finished(), "it was told that there is nothing");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     rival.execute(key("unlock")).await.unwrap();
-    assert_eq!(claim.await.unwrap().unwrap().len(), 1);
+    assert_eq!(waiting.await.unwrap().unwrap().len(), 1);
 }
 
 /// Refuses every row of one queue in a table, as a damaged page might.

@@ -55,7 +55,12 @@ fn next(error: &Error) -> Option<Error> {
             path: "/v1/queues".to_owned(),
         },
         Error::MethodNotAllowed { .. } => Error::QueueNotFound { name: orders() },
-        Error::QueueNotFound { .. } => Error::ReceiptStale(vec![Violation::new(
+        Error::QueueNotFound { .. } => Error::QueueInUse {
+            name: orders(),
+            sources: vec!["shop".to_owned()],
+        },
+        Error::QueueInUse { .. } => Error::IdempotencyKeyReused,
+        Error::IdempotencyKeyReused => Error::ReceiptStale(vec![Violation::new(
             "/messages/0/receipt_handle",
             "",
             "the handle of the newest delivery",

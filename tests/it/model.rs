@@ -10,16 +10,19 @@ use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 use time::OffsetDateTime;
 use towpath::domain::lifecycle::{Event, Outcome, State, step};
-use towpath::domain::message::{Body, Deletion, NewMessage, ReceivedMessage};
-use towpath::domain::queue::{QueueName, QueueSettings, Tenant};
-use towpath::service::{ReceiveRequest, Service};
+use towpath::domain::message::{Body, Deletion, Extension, NewMessage, ReceivedMessage};
+use towpath::domain::queue::{DeadLetter, QueueName, QueueSettings, Tenant};
+use towpath::domain::receipt::Receipt;
+use towpath::service::{ReceiveRequest, Service, WindowRequest};
 use uuid::Uuid;
 
 use crate::support::database::Database;
-use crate::support::node;
+use crate::support::{eventually, node};
 
 const OPERATIONS: usize = 150;
 const MOST: usize = 10;
+/// The first queue's messages go to the second one after so many deliveries.
+const MAX_RECEIVES: [Option<i32>; 2] = [Some(3), None];
 const WINDOWS: [Duration; 3] = [
     Duration::ZERO,
     Duration::from_secs(10),
@@ -41,7 +44,9 @@ struct Message {
     body: String,
     sent_at: OffsetDateTime,
     first_received_at: Option<OffsetDateTime>,
-    /// Of every delivery, the newest last.
+    /// How often it was received before it came to this queue.
+    deliveries_before: i32,
+    /// Of every delivery in this queue, the newest last.
     receipts: Vec<String>,
 }
 
@@ -64,8 +69,15 @@ impl Model {
             node::service(&database).await,
         ];
         let queues = ["one", "two"].map(|name| QueueName::parse("name", name).unwrap());
-        for queue in &queues {
-            let put = nodes[0].put_queue(&TENANT, queue.clone(), QueueSettings::default());
+        for (queue, most) in queues.iter().zip(MAX_RECEIVES).rev() {
+            let settings = QueueSettings {
+                dead_letter: most.map(|max_receive_count| DeadLetter {
+                    queue: queues[1].clone(),
+                    max_receive_count,
+                }),
+                ..QueueSettings::default()
+            };
+            let put = nodes[0].put_queue(&TENANT, queue.clone(), settings);
             put.await.unwrap();
         }
         Self {
@@ -94,10 +106,12 @@ impl Model {
 
     async fn operate(&mut self) {
         match self.dice.random_range(0..100) {
-            0..25 => self.send().await,
-            25..65 => self.receive().await,
-            65..85 => self.delete().await,
-            85..90 => self.delete_what_was_never_delivered().await,
+            0..20 => self.send().await,
+            20..55 => self.receive().await,
+            55..65 => self.delete().await,
+            65..85 => self.change_windows().await,
+            85..87 => self.delete_what_was_never_delivered().await,
+            87..89 => self.purge().await,
             _ => {
                 let pause = *PAUSES.choose(&mut self.dice).unwrap();
                 self.database.advance_clock(pause).await;
@@ -112,20 +126,33 @@ impl Model {
             .map(|i| format!("message {i}"))
             .collect();
         self.sent += count;
-        let messages = bodies.iter().map(|body| {
-            let body = Body::text("body", body.clone()).unwrap();
-            NewMessage { body }
+        let mut delays = Vec::new();
+        for _ in 0..count {
+            let delay = *WINDOWS.choose(&mut self.dice).unwrap();
+            delays.push(self.dice.random_bool(0.3).then_some(delay));
+        }
+        let messages = bodies.iter().zip(&delays).map(|(body, delay)| NewMessage {
+            delay: *delay,
+            ..Body::text("body", body.clone()).unwrap().into()
         });
         let messages = messages.collect();
         let node = self.node();
-        let sent = node.send_messages(&TENANT, &self.queues[queue], messages);
-        for (sent, body) in sent.await.unwrap().into_iter().zip(bodies) {
+        let sent = node.send_messages(&TENANT, &self.queues[queue], messages, None);
+        let sent = sent.await.unwrap();
+        for (sent, (body, delay)) in sent.into_iter().zip(bodies.into_iter().zip(delays)) {
+            let state = match delay.unwrap_or_default() {
+                Duration::ZERO => State::Ahead,
+                delay => State::Delayed {
+                    due: self.since_origin(sent.sent_at) + delay,
+                },
+            };
             let message = Message {
-                state: State::Ahead,
+                state,
                 queue,
                 body,
                 sent_at: sent.sent_at,
                 first_received_at: None,
+                deliveries_before: 0,
                 receipts: vec![],
             };
             let other = self.messages.insert(sent.message_id, message);
@@ -135,10 +162,7 @@ impl Model {
 
     /// How many messages of a queue a receiver would find at a time.
     fn receivable(&self, queue: usize, now: Duration) -> usize {
-        let event = Event::Receive {
-            token: 0,
-            window: Duration::ZERO,
-        };
+        let event = receive_event(queue, 0, Duration::ZERO);
         let there = |message: &&Message| {
             message.queue == queue && step(message.state, event, now).1 != Outcome::Hidden
         };
@@ -171,21 +195,47 @@ impl Model {
         for message in received {
             self.deliver(queue, window, message);
         }
+        self.settle().await;
+    }
+
+    /// Waits for the mover, and follows what it moved.
+    async fn settle(&mut self) {
+        eventually("what was given up is moved", async || {
+            let given_up = "select count(*) from towpath.lease where state = 2";
+            (self.database.value::<i64>(given_up).await == 0).then_some(())
+        })
+        .await;
+        let ids = "select coalesce(array_agg(id), '{}') from towpath.moved";
+        let moved: Vec<Uuid> = self.database.value(ids).await;
+        let now = self.now().await;
+        for id in moved {
+            let message = self.messages.get_mut(&id).expect("it was sent");
+            if message.queue == 1 {
+                continue;
+            }
+            // Its window ended, and a receive met it; or it is given up already.
+            let met = step(message.state, receive_event(0, 0, Duration::ZERO), now).0;
+            let State::GivenUp { receive_count, .. } = met else {
+                panic!("it was moved, and is {:?}", message.state)
+            };
+            assert_eq!(Some(receive_count), MAX_RECEIVES[0]);
+            assert_eq!(step(met, Event::Move, now), (State::Moved, Outcome::Done));
+            message.queue = 1;
+            message.state = State::Ahead;
+            message.deliveries_before = receive_count;
+            message.receipts.clear();
+        }
     }
 
     fn deliver(&mut self, queue: usize, window: Duration, received: ReceivedMessage) {
         let visible_at = self.since_origin(received.visible_at);
-        let receipt = node::receipt_key().open(&received.receipt_handle).unwrap();
-        let event = Event::Receive {
-            token: receipt.token,
-            window,
-        };
+        let event = receive_event(queue, receipt(&received.receipt_handle).token, window);
         let message = self
             .messages
             .get_mut(&received.message_id)
             .expect("it was sent");
         let (state, outcome) = step(message.state, event, visible_at - window);
-        let receive_count = received.receive_count;
+        let receive_count = received.receive_count - message.deliveries_before;
         assert_eq!(
             outcome,
             Outcome::Received { receive_count },
@@ -193,6 +243,14 @@ impl Model {
             message.state
         );
         assert_eq!(message.queue, queue, "of another queue");
+        let deaths: Vec<_> = received
+            .deaths
+            .iter()
+            .map(|death| (death.queue.as_str(), death.receive_count))
+            .collect();
+        let died = [("one", message.deliveries_before)];
+        let expected = usize::from(message.deliveries_before > 0);
+        assert_eq!(deaths, died[..expected]);
         assert_eq!(received.body.bytes, message.body.as_bytes());
         assert_eq!(received.sent_at, message.sent_at);
         let first = *message
@@ -207,33 +265,36 @@ impl Model {
         message.state = state;
     }
 
-    /// Deletes by receipts of any age, of messages that are there or gone.
-    async fn delete(&mut self) {
-        let queue = self.dice.random_range(0..self.queues.len());
+    /// Some receipts of any age, of messages of a queue that are there or gone.
+    fn some_receipts(&mut self, queue: usize) -> Vec<(Uuid, String)> {
         let delivered = self
             .messages
             .iter()
             .filter(|(_, message)| message.queue == queue);
-        let receipts =
-            delivered.flat_map(|(id, message)| message.receipts.iter().map(|r| (*id, r)));
+        let receipts = delivered.flat_map(|(id, message)| {
+            let receipts = message.receipts.iter();
+            receipts.map(|receipt| (*id, receipt.clone()))
+        });
         let count = self.dice.random_range(1..=MOST);
-        let (mut handles, mut events) = (vec![], vec![]);
-        for (id, handle) in receipts.sample(&mut self.dice, count) {
-            let token = node::receipt_key().open(handle).unwrap().token;
-            handles.push(handle.clone());
-            events.push((id, Event::Delete { token }));
-        }
-        if handles.is_empty() {
+        receipts.sample(&mut self.dice, count)
+    }
+
+    async fn delete(&mut self) {
+        let queue = self.dice.random_range(0..self.queues.len());
+        let receipts = self.some_receipts(queue);
+        if receipts.is_empty() {
             return;
         }
+        let handles = receipts.iter().map(|(_, handle)| handle.clone()).collect();
         let node = self.node();
         let deleted = node.delete_messages(&TENANT, &self.queues[queue], handles);
         let deleted = deleted.await.unwrap();
-        assert_eq!(deleted.len(), events.len());
+        assert_eq!(deleted.len(), receipts.len());
         let now = self.now().await;
-        for ((id, event), deletion) in events.into_iter().zip(deleted) {
+        for ((id, handle), deletion) in receipts.into_iter().zip(deleted) {
             let message = self.messages.get_mut(&id).unwrap();
-            let (state, outcome) = step(message.state, event, now);
+            let token = receipt(&handle).token;
+            let (state, outcome) = step(message.state, Event::Delete { token }, now);
             let expected = outcome == Outcome::Done;
             assert_eq!(
                 deletion == Deletion::Deleted,
@@ -245,13 +306,82 @@ impl Model {
         }
     }
 
+    /// Extends or gives up, by receipts of any age, some messages more than once.
+    async fn change_windows(&mut self) {
+        let queue = self.dice.random_range(0..self.queues.len());
+        let receipts = self.some_receipts(queue);
+        if receipts.is_empty() {
+            return;
+        }
+        let gives_up = self.dice.random_bool(0.5);
+        let requests: Vec<_> = receipts
+            .iter()
+            .map(|(_, handle)| WindowRequest {
+                receipt_handle: handle.clone(),
+                window: *WINDOWS.choose(&mut self.dice).unwrap(),
+                reason: None,
+            })
+            .collect();
+        let (node, name) = (self.node(), &self.queues[queue]);
+        let changed = if gives_up {
+            node.nack_messages(&TENANT, name, requests.clone()).await
+        } else {
+            node.extend_messages(&TENANT, name, requests.clone()).await
+        };
+        let changed = changed.unwrap();
+        assert_eq!(changed.len(), receipts.len());
+        let now = self.now().await;
+        for (((id, handle), request), said) in receipts.into_iter().zip(requests).zip(changed) {
+            let window = request.window;
+            // What the database's clock said then.
+            let at = match said {
+                Extension::VisibleAt(at) => self.since_origin(at) - window,
+                Extension::DeadLettered | Extension::Stale(_) => now,
+            };
+            let message = self.messages.get_mut(&id).unwrap();
+            let token = receipt(&handle).token;
+            let event = if gives_up {
+                Event::Nack {
+                    token,
+                    delay: window,
+                    max_receives: MAX_RECEIVES[queue],
+                }
+            } else {
+                Event::Extend { token, window }
+            };
+            let (state, outcome) = step(message.state, event, at);
+            let told = match said {
+                Extension::VisibleAt(_) => Outcome::Done,
+                Extension::DeadLettered => Outcome::DeadLettered,
+                Extension::Stale(_) => Outcome::Stale,
+            };
+            assert_eq!(told, outcome, "{event:?} of {:?}", message.state);
+            message.state = state;
+        }
+        self.settle().await;
+    }
+
+    async fn purge(&mut self) {
+        let queue = self.dice.random_range(0..self.queues.len());
+        let node = self.node();
+        let purged = node.purge_queue(&TENANT, &self.queues[queue]).await;
+        purged.unwrap();
+        let now = self.now().await;
+        for message in self.messages.values_mut() {
+            if message.queue == queue {
+                message.state = step(message.state, Event::Purge, now).0;
+            }
+        }
+    }
+
     async fn delete_what_was_never_delivered(&mut self) {
         let event = Event::Delete { token: 1 };
         let (_, outcome) = step(State::Ahead, event, Duration::ZERO);
         assert_eq!(outcome, Outcome::Stale);
         let handles = vec![node::handle_of_no_delivery()];
         let node = self.node();
-        let deleted = node.delete_messages(&TENANT, &self.queues[0], handles);
+        // Of the queue that was made first: the dead letters'.
+        let deleted = node.delete_messages(&TENANT, &self.queues[1], handles);
         assert!(matches!(deleted.await.unwrap()[..], [Deletion::Stale(_)]));
     }
 
@@ -275,10 +405,31 @@ impl Model {
                     self.deliver(queue, Duration::from_secs(3600), message);
                 }
             }
+            self.settle().await;
             let now = self.now().await;
-            assert_eq!(self.receivable(queue, now), 0, "messages were lost");
+            let held = |message: &Message| matches!(message.state, State::Leased { visible_at, .. } if visible_at > now);
+            for message in self.messages.values() {
+                let gone = message.state == State::Deleted;
+                assert!(
+                    message.queue != queue || gone || held(message),
+                    "lost: {:?}",
+                    message.state
+                );
+            }
         }
     }
+}
+
+fn receive_event(queue: usize, token: i32, window: Duration) -> Event {
+    Event::Receive {
+        token,
+        window,
+        max_receives: MAX_RECEIVES[queue],
+    }
+}
+
+fn receipt(handle: &str) -> Receipt {
+    node::receipt_key().open(handle).unwrap()
 }
 
 /// Says which history it was when one fails.

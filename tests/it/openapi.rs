@@ -256,6 +256,10 @@ fn request_schemas_are_closed() {
             "ReceiveMessages",
             "DeleteMessages",
             "MessageToDelete",
+            "ExtendMessages",
+            "MessageToExtend",
+            "NackMessages",
+            "MessageToNack",
             "CreateToken",
         ]
         .contains(&name.as_str());

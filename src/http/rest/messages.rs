@@ -12,11 +12,13 @@ use uuid::Uuid;
 
 use super::Json;
 use super::json::{Input, not_null, objects};
-use super::parameters::{QueueInPath, QueueParameter};
+use super::parameters::{
+    IdempotencyKeyHeader, IdempotencyKeyParameter, QueueInPath, QueueParameter,
+};
 use super::problem::Failure;
-use crate::domain::message::{Body, BodyKind, Deletion, NewMessage, ReceivedMessage};
+use crate::domain::message::{Body, BodyKind, DeathCause, Deletion, NewMessage, ReceivedMessage};
 use crate::domain::queue::seconds;
-use crate::domain::{Error, Result, limits, message};
+use crate::domain::{Error, Result, Violation, limits, message};
 use crate::http::authorized::{Authorized, needs};
 use crate::service::{ReceiveRequest, Service};
 
@@ -26,7 +28,7 @@ use crate::service::{ReceiveRequest, Service};
 pub(super) struct SendMessages {
     /// All of them are sent, or none.
     #[serde(deserialize_with = "objects")]
-    #[schema(min_items = 1, max_items = 10)]
+    #[schema(min_items = 1, max_items = 1000)]
     messages: Vec<MessageToSend>,
 }
 
@@ -38,6 +40,35 @@ pub(super) struct MessageToSend {
     /// `maxLength` where a character has more bytes than one.
     #[schema(min_length = 1, max_length = 1048576, pattern = "^[^\\u0000]*$")]
     body: String,
+    /// How long it stays hidden; when left out, as the queue says. Shorter than the queue keeps
+    /// messages.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 0, maximum = 315360000)]
+    delay_seconds: Option<i64>,
+    /// How long it lives; when left out, for as long as the queue keeps messages.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 1, maximum = 315360000)]
+    time_to_live_seconds: Option<i64>,
+}
+
+impl MessageToSend {
+    fn into_domain(self, index: usize) -> Result<NewMessage> {
+        let body = Body::text(format_args!("/messages/{index}/body"), self.body)?;
+        let within = |field: &str, given: Option<i64>, least: Duration| {
+            given
+                .map(|given| {
+                    let field = format!("/messages/{index}/{field}");
+                    seconds(&field, given, least..=limits::MAX_LIFE)
+                })
+                .transpose()
+        };
+        let second = Duration::from_secs(1);
+        Ok(NewMessage {
+            body,
+            delay: within("delay_seconds", self.delay_seconds, Duration::ZERO)?,
+            time_to_live: within("time_to_live_seconds", self.time_to_live_seconds, second)?,
+        })
+    }
 }
 
 /// What was sent.
@@ -68,11 +99,13 @@ impl From<message::SentMessage> for SentMessage {
 
 /// Send messages
 ///
-/// When this is answered by 200, the messages are on disk.
+/// When this is answered by 200, the messages are on disk, unless the queue's durability is `async`.
+/// With an `Idempotency-Key` the request can be repeated within the queue's deduplication window: it is
+/// answered as the first time, and nothing is sent again.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/messages", operation_id = "sendMessages", tag = "messages",
-    params(QueueParameter),
-    request_body(content = SendMessages, description = "1 to 10 messages",
+    params(QueueParameter, IdempotencyKeyParameter),
+    request_body(content = SendMessages, description = "1 to 1000 messages",
         example = json!({"messages": [{"body": "hello"}]})),
     responses(
         (status = 200, description = "The messages were sent", body = SentMessages,
@@ -86,6 +119,7 @@ pub(super) async fn send_messages(
     caller: Authorized<needs::Send>,
     QueueInPath(queue): QueueInPath,
     State(service): State<Service>,
+    IdempotencyKeyHeader(key): IdempotencyKeyHeader,
     Input(request, _place): Input<SendMessages>,
 ) -> Result<Json<SentMessages>, Failure> {
     require_batch(request.messages.len())?;
@@ -93,13 +127,10 @@ pub(super) async fn send_messages(
         .messages
         .into_iter()
         .enumerate()
-        .map(|(i, message)| {
-            let body = Body::text(format_args!("/messages/{i}/body"), message.body)?;
-            Ok(NewMessage { body })
-        })
+        .map(|(index, message)| message.into_domain(index))
         .collect::<Result<_>>()?;
     let sent = service
-        .send_messages(&caller.tenant, &queue, messages)
+        .send_messages(&caller.tenant, &queue, messages, key)
         .await?;
     Ok(Json(SentMessages {
         messages: sent.into_iter().map(SentMessage::from).collect(),
@@ -112,7 +143,7 @@ pub(super) async fn send_messages(
 pub(super) struct ReceiveMessages {
     /// Most messages to receive; 1 when left out.
     #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 1, maximum = 10, default = 1)]
+    #[schema(nullable = false, minimum = 1, maximum = 1000, default = 1)]
     max_messages: Option<i64>,
     /// How long to wait for a first message; when left out, as the queue says.
     #[serde(default, deserialize_with = "not_null")]
@@ -188,6 +219,52 @@ pub(super) struct MessageInFlight {
     /// When others may receive it, unless it is deleted before.
     #[serde(with = "time::serde::rfc3339")]
     visible_at: OffsetDateTime,
+    /// In a dead-letter queue: how it came there, the newest time last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    deaths: Vec<Death>,
+}
+
+/// One time that a message came to a dead-letter queue.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Death {
+    /// The queue that it came from.
+    queue: String,
+    /// Why.
+    #[schema(value_type = DeathReason)]
+    reason: &'static str,
+    /// What the last receiver said when it gave up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    text: Option<String>,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    /// How often it had been received there.
+    #[schema(minimum = 1)]
+    receive_count: i32,
+}
+
+/// Why a message came to a dead-letter queue.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes; `Death` writes")]
+enum DeathReason {
+    MaxReceiveCount,
+}
+
+impl From<message::Death> for Death {
+    fn from(death: message::Death) -> Self {
+        Self {
+            queue: death.queue,
+            reason: match death.cause {
+                DeathCause::MaxReceiveCount => "max_receive_count",
+            },
+            text: death.text,
+            at: death.at,
+            receive_count: death.receive_count,
+        }
+    }
 }
 
 /// How to read a body.
@@ -212,6 +289,7 @@ impl MessageInFlight {
             first_received_at: received.first_received_at,
             receive_count: received.receive_count,
             visible_at: received.visible_at,
+            deaths: received.deaths.into_iter().map(Death::from).collect(),
         })
     }
 }
@@ -266,7 +344,7 @@ pub(super) async fn receive_messages(
 pub(super) struct DeleteMessages {
     /// One entry per message.
     #[serde(deserialize_with = "objects")]
-    #[schema(min_items = 1, max_items = 10)]
+    #[schema(min_items = 1, max_items = 1000)]
     messages: Vec<MessageToDelete>,
 }
 
@@ -307,6 +385,15 @@ pub(super) struct EntryError {
     detail: String,
 }
 
+impl EntryError {
+    pub(super) fn stale(violation: Violation) -> Self {
+        Self {
+            code: "receipt_stale",
+            detail: violation.rule,
+        }
+    }
+}
+
 impl From<Deletion> for DeletedMessage {
     fn from(deletion: Deletion) -> Self {
         match deletion {
@@ -316,10 +403,7 @@ impl From<Deletion> for DeletedMessage {
             },
             Deletion::Stale(violation) => Self {
                 deleted: false,
-                error: Some(EntryError {
-                    code: "receipt_stale",
-                    detail: violation.rule,
-                }),
+                error: Some(EntryError::stale(violation)),
             },
         }
     }
@@ -333,7 +417,7 @@ impl From<Deletion> for DeletedMessage {
     post, path = "/v1/queues/{queue}/messages/delete", operation_id = "deleteMessages",
     tag = "messages",
     params(QueueParameter),
-    request_body(content = DeleteMessages, description = "1 to 10 receipt handles",
+    request_body(content = DeleteMessages, description = "1 to 1000 receipt handles",
         example = json!({"messages": [{"receipt_handle": super::openapi::RECEIPT_HANDLE}]})),
     responses(
         (status = 200, description = "How each entry ended", body = DeletedMessages,
@@ -372,7 +456,7 @@ pub(super) async fn delete_messages(
     }))
 }
 
-fn require_batch(messages: usize) -> Result<()> {
+pub(super) fn require_batch(messages: usize) -> Result<()> {
     if (1..=limits::MAX_BATCH).contains(&messages) {
         return Ok(());
     }

@@ -9,6 +9,7 @@ mod parameters;
 pub mod problem;
 mod queues;
 pub(super) mod tokens;
+mod windows;
 
 use std::sync::Arc;
 
@@ -30,6 +31,10 @@ pub(super) fn api() -> OpenApiRouter<Arc<Gate>> {
         .routes(routes!(messages::send_messages))
         .routes(routes!(messages::receive_messages))
         .routes(routes!(messages::delete_messages))
+        .routes(routes!(windows::extend_messages))
+        .routes(routes!(windows::nack_messages))
+        .routes(routes!(queues::purge_queue))
+        .routes(routes!(queues::count_messages))
         .routes(routes!(tokens::create_token))
         .routes(routes!(openapi::get_open_api))
         .routes(routes!(ops::get_health))

@@ -233,6 +233,10 @@ pub(super) fn queue_example() -> Value {
         "name": "orders",
         "visibility_timeout_seconds": 60,
         "receive_wait_seconds": 0,
+        "delay_seconds": 0,
+        "retention_seconds": 345600,
+        "durability": "strict",
+        "deduplication_window_seconds": 300,
         "created_at": "2026-11-20T12:00:00.123456Z",
         "version": 1,
     })

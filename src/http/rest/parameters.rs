@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use utoipa::IntoParams;
 
 use super::problem::Failure;
+use crate::domain::message::IdempotencyKey;
 use crate::domain::queue::QueueName;
 use crate::domain::{Error, Result};
 
@@ -58,7 +59,7 @@ impl<S: Sync> FromRequestParts<S> for NoQuery {
     }
 }
 
-/// The queue of a route below `/v1/queues/{queue}`; no such route has query parameters.
+/// The queue of a route below `/v1/queues/{queue}` without query parameters.
 pub(super) struct QueueInPath(pub(super) QueueName);
 
 impl<S: Send + Sync> FromRequestParts<S> for QueueInPath {
@@ -66,13 +67,88 @@ impl<S: Send + Sync> FromRequestParts<S> for QueueInPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         query(parts, [])?;
-        let Path(name) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|error| Error::Malformed {
-                detail: error.body_text(),
-            })?;
-        Ok(Self(QueueName::parse("queue", &name)?))
+        Ok(Self(queue_in_path(parts, state).await?))
     }
+}
+
+async fn queue_in_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<QueueName> {
+    let Path(name) = Path::<String>::from_request_parts(parts, state)
+        .await
+        .map_err(|error| Error::Malformed {
+            detail: error.body_text(),
+        })?;
+    QueueName::parse("queue", &name)
+}
+
+/// The queue of a delete, and whether it goes although others need it.
+pub(super) struct QueueToDelete {
+    pub(super) queue: QueueName,
+    pub(super) force: bool,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for QueueToDelete {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let [force] = query(parts, ["force"])?;
+        let force = match force.as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                return Err(Error::invalid("force", other, "true or false").into());
+            }
+        };
+        Ok(Self {
+            queue: queue_in_path(parts, state).await?,
+            force,
+        })
+    }
+}
+
+/// The same for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes; `QueueToDelete` reads")]
+pub(super) struct ForceParameter {
+    /// Deletes the queue although others send their dead letters there; they deliver on.
+    #[param(nullable = false, default = false)]
+    force: Option<bool>,
+}
+
+/// The header that makes a send repeatable.
+pub(super) struct IdempotencyKeyHeader(pub(super) Option<IdempotencyKey>);
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKeyHeader {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+        const NAME: &str = "idempotency-key";
+        let mut given = parts.headers.get_all(NAME).iter();
+        let Some(key) = given.next() else {
+            return Ok(Self(None));
+        };
+        let key = String::from_utf8_lossy(key.as_bytes());
+        if given.next().is_some() {
+            let rule = "a header that is given once";
+            return Err(Error::invalid("Idempotency-Key", key, rule).into());
+        }
+        Ok(Self(Some(IdempotencyKey::parse("Idempotency-Key", &key)?)))
+    }
+}
+
+/// The same for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes; `IdempotencyKeyHeader` reads")]
+pub(super) struct IdempotencyKeyParameter {
+    /// Names the request, so that it can be repeated: 1 to 255 visible ASCII characters, new for each
+    /// request that is not a repetition.
+    #[param(
+        rename = "Idempotency-Key",
+        nullable = false,
+        pattern = "^[!-~]{1,255}$"
+    )]
+    idempotency_key: Option<String>,
 }
 
 /// The same for the OpenAPI document.

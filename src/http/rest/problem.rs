@@ -169,6 +169,14 @@ impl Kind {
             Error::QueueNotFound { .. } => {
                 Self::refused(S::NOT_FOUND, "queue_not_found", "There is no such queue")
             }
+            Error::QueueInUse { .. } => {
+                Self::refused(S::CONFLICT, "queue_in_use", "Other queues need this one")
+            }
+            Error::IdempotencyKeyReused => Self::refused(
+                S::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                "The key belongs to another request",
+            ),
             Error::ReceiptStale(_) => Self::refused(
                 S::CONFLICT,
                 "receipt_stale",

@@ -90,6 +90,28 @@ const RIGHTS: &[(Right, &str, &str, &str, u16)] = &[
         422,
     ),
     (
+        Right::Receive,
+        "POST",
+        "/v1/queues/orders/messages/extend",
+        r#"{"messages":[{"receipt_handle":"r-","visibility_timeout_seconds":1}]}"#,
+        422,
+    ),
+    (
+        Right::Receive,
+        "POST",
+        "/v1/queues/orders/messages/nack",
+        r#"{"messages":[{"receipt_handle":"r-"}]}"#,
+        422,
+    ),
+    (
+        Right::ReadMetadata,
+        "GET",
+        "/v1/queues/orders/counts",
+        "",
+        200,
+    ),
+    (Right::Purge, "POST", "/v1/queues/orders/purge", "", 204),
+    (
         Right::Administer,
         "POST",
         "/v1/tokens",

@@ -55,7 +55,7 @@ name with an emoji | PUT Q/%F0%9F%9A%82 |  | queue | 🚂 | 1 to 80 letters
 name with a digit of another script | PUT Q/a%D9%A1 |  | queue | a١ | 1 to 80 letters
 a parameter where there is none | PUT Q/orders?force=1 |  | force | 1 | no query parameters
 a parameter without a name | GET Q/orders?=1 |  |  | 1 | no query parameters
-a parameter without a value | DELETE Q/orders?force |  | force |  | no query parameters
+a parameter without a value | GET Q/orders?force |  | force |  | no query parameters
 a parameter of a message | POST Q/orders/messages?delay=1 | {"messages":[{"body":"a"}]} | delay | 1 | no query parameters
 a limit of 0 | GET Q?limit=0 |  | limit | 0 | a whole number from 1 to 1000
 a limit of 1001 | GET Q?limit=1001 |  | limit | 1001 | a whole number from 1 to 1000
@@ -75,8 +75,7 @@ a prefix with a wildcard | GET Q?prefix=%25 |  | prefix | % | 1 to 80 letters
 a prefix with NUL | GET Q?prefix=a%00 |  | prefix | a^ | 1 to 80 letters
 a parameter in another case | GET Q?Limit=5 |  | Limit | 5 | the query parameters limit, cursor, prefix
 an unknown parameter | GET Q?offset=5 |  | offset | 5 | the query parameters limit, cursor, prefix
-no messages | POST Q/orders/messages | {"messages":[]} | /messages | 0 messages | a request has 1 to 10 messages
-11 messages | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"},{"body":"a"}]} | /messages | 11 messages | a request has 1 to 10 messages
+no messages | POST Q/orders/messages | {"messages":[]} | /messages | 0 messages | a request has 1 to 1000 messages
 no list of messages | POST Q/orders/messages | {} |  | {} | missing field `messages`
 null for messages | POST Q/orders/messages | {"messages":null} | /messages | null | expected a sequence
 object for messages | POST Q/orders/messages | {"messages":{"0":{"body":"a"}}} | /messages | {"0":{"body":"a"}} | expected a sequence
@@ -92,21 +91,116 @@ array for a body | POST Q/orders/messages | {"messages":[{"body":["a"]}]} | /mes
 an empty body | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":""}]} | /messages/1/body |  | at least one character
 a body with NUL | POST Q/orders/messages | {"messages":[{"body":"a\u0000b"}]} | /messages/0/body | a^b | a text body has no U+0000
 a body twice | POST Q/orders/messages | {"messages":[{"body":"a","body":"b"}]} | /messages/0 | {"body":"b"} | duplicate field `body`
-a field that SQS has | POST Q/orders/messages | {"messages":[{"body":"a","MessageBody":"b"}]} | /messages/0/MessageBody | "b" | unknown field `MessageBody`, expected `body`
+a field that SQS has | POST Q/orders/messages | {"messages":[{"body":"a","MessageBody":"b"}]} | /messages/0/MessageBody | "b" | unknown field `MessageBody`, expected one of `body`
 a field beside the messages | POST Q/orders/messages | {"messages":[{"body":"a"}],"atomic":true} | /atomic | true | unknown field `atomic`
-receive none | POST Q/orders/messages/receive | {"max_messages":0} | /max_messages | 0 | a whole number from 1 to 10
-receive 11 | POST Q/orders/messages/receive | {"max_messages":11} | /max_messages | 11 | a whole number from 1 to 10
-receive -1 | POST Q/orders/messages/receive | {"max_messages":-1} | /max_messages | -1 | a whole number from 1 to 10
-receive 2^63 - 1 | POST Q/orders/messages/receive | {"max_messages":9223372036854775807} | /max_messages | 9223372036854775807 | a whole number from 1 to 10
+receive none | POST Q/orders/messages/receive | {"max_messages":0} | /max_messages | 0 | a whole number from 1 to 1000
+receive 1001 | POST Q/orders/messages/receive | {"max_messages":1001} | /max_messages | 1001 | a whole number from 1 to 1000
+receive -1 | POST Q/orders/messages/receive | {"max_messages":-1} | /max_messages | -1 | a whole number from 1 to 1000
+receive 2^63 - 1 | POST Q/orders/messages/receive | {"max_messages":9223372036854775807} | /max_messages | 9223372036854775807 | a whole number from 1 to 1000
 receive "1" | POST Q/orders/messages/receive | {"max_messages":"1"} | /max_messages | "1" | expected a whole number
 wait for 21 s | POST Q/orders/messages/receive | {"wait_seconds":21} | /wait_seconds | 21 | whole seconds from 0 to 20
 hide for -1 s | POST Q/orders/messages/receive | {"visibility_timeout_seconds":-1} | /visibility_timeout_seconds | -1 | whole seconds from 0 to 43200
 hide for 12 h and 1 s | POST Q/orders/messages/receive | {"visibility_timeout_seconds":43201} | /visibility_timeout_seconds | 43201 | whole seconds from 0 to 43200
 receive with a list | POST Q/orders/messages/receive | [1,20,30] |  | [1,20,30] | expected a JSON object
-delete nothing | POST Q/orders/messages/delete | {"messages":[]} | /messages | 0 messages | a request has 1 to 10 messages
-delete 11 | POST Q/orders/messages/delete | {"messages":[{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"},{"receipt_handle":"a"}]} | /messages | 11 messages | a request has 1 to 10 messages
+delete nothing | POST Q/orders/messages/delete | {"messages":[]} | /messages | 0 messages | a request has 1 to 1000 messages
 delete by a message's id | POST Q/orders/messages/delete | {"messages":[{"message_id":"a"}]} | /messages/0/message_id | "a" | unknown field `message_id`, expected `receipt_handle`
 delete by null | POST Q/orders/messages/delete | {"messages":[{"receipt_handle":null}]} | /messages/0/receipt_handle | null | expected a string
+null for the delay | PUT Q/orders | {"delay_seconds":null} | /delay_seconds | null | expected a whole number
+text for the delay | PUT Q/orders | {"delay_seconds":"60"} | /delay_seconds | "60" | expected a whole number
+a fraction for the delay | PUT Q/orders | {"delay_seconds":60.5} | /delay_seconds | 60.5 | expected a whole number
+a delay of -1 s | PUT Q/orders | {"delay_seconds":-1} | /delay_seconds | -1 | whole seconds from 0 to 315360000
+a delay of 315360001 s | PUT Q/orders | {"delay_seconds":315360001} | /delay_seconds | 315360001 | whole seconds from 0 to 315360000
+a delay of -9223372036854775808 s | PUT Q/orders | {"delay_seconds":-9223372036854775808} | /delay_seconds | -9223372036854775808 | whole seconds from 0 to 315360000
+null for the retention | PUT Q/orders | {"retention_seconds":null} | /retention_seconds | null | expected a whole number
+text for the retention | PUT Q/orders | {"retention_seconds":"60"} | /retention_seconds | "60" | expected a whole number
+a fraction for the retention | PUT Q/orders | {"retention_seconds":60.5} | /retention_seconds | 60.5 | expected a whole number
+a retention of 59 s | PUT Q/orders | {"retention_seconds":59} | /retention_seconds | 59 | whole seconds from 60 to 315360000
+a retention of 315360001 s | PUT Q/orders | {"retention_seconds":315360001} | /retention_seconds | 315360001 | whole seconds from 60 to 315360000
+a retention of -9223372036854775808 s | PUT Q/orders | {"retention_seconds":-9223372036854775808} | /retention_seconds | -9223372036854775808 | whole seconds from 60 to 315360000
+null for the deduplication window | PUT Q/orders | {"deduplication_window_seconds":null} | /deduplication_window_seconds | null | expected a whole number
+text for the deduplication window | PUT Q/orders | {"deduplication_window_seconds":"60"} | /deduplication_window_seconds | "60" | expected a whole number
+a fraction for the deduplication window | PUT Q/orders | {"deduplication_window_seconds":60.5} | /deduplication_window_seconds | 60.5 | expected a whole number
+a deduplication window of 0 s | PUT Q/orders | {"deduplication_window_seconds":0} | /deduplication_window_seconds | 0 | whole seconds from 1 to 2592000
+a deduplication window of 2592001 s | PUT Q/orders | {"deduplication_window_seconds":2592001} | /deduplication_window_seconds | 2592001 | whole seconds from 1 to 2592000
+a deduplication window of -9223372036854775808 s | PUT Q/orders | {"deduplication_window_seconds":-9223372036854775808} | /deduplication_window_seconds | -9223372036854775808 | whole seconds from 1 to 2592000
+a delay as long as messages live | PUT Q/orders | {"delay_seconds":60,"retention_seconds":60} | /delay_seconds | 60 | less than retention_seconds
+a delay as long as messages live by default | PUT Q/orders | {"delay_seconds":345600} | /delay_seconds | 345600 | less than retention_seconds
+null for the dead-letter queue | PUT Q/orders | {"dead_letter_queue":null,"max_receive_count":3} | /dead_letter_queue | null | expected a string
+number for the dead-letter queue | PUT Q/orders | {"dead_letter_queue":1,"max_receive_count":3} | /dead_letter_queue | 1 | expected a string
+a dead-letter queue without a name | PUT Q/orders | {"dead_letter_queue":"","max_receive_count":3} | /dead_letter_queue |  | 1 to 80 letters
+a dead-letter queue of another tenant's syntax | PUT Q/orders | {"dead_letter_queue":"a/b","max_receive_count":3} | /dead_letter_queue | a/b | 1 to 80 letters
+a dead-letter queue of itself | PUT Q/orders | {"dead_letter_queue":"orders","max_receive_count":3} | /dead_letter_queue | orders | the name of another queue
+a dead-letter queue that is not there | PUT Q/orders | {"dead_letter_queue":"nothing","max_receive_count":3} | /dead_letter_queue | nothing | a queue that exists; create it first
+a dead-letter queue without a count | PUT Q/orders | {"dead_letter_queue":"others"} | /max_receive_count |  | together with dead_letter_queue
+a count without a dead-letter queue | PUT Q/orders | {"max_receive_count":3} | /dead_letter_queue |  | together with max_receive_count
+null for the count | PUT Q/orders | {"dead_letter_queue":"others","max_receive_count":null} | /max_receive_count | null | expected a whole number
+text for the count | PUT Q/orders | {"dead_letter_queue":"others","max_receive_count":"3"} | /max_receive_count | "3" | expected a whole number
+a fraction for the count | PUT Q/orders | {"dead_letter_queue":"others","max_receive_count":1.5} | /max_receive_count | 1.5 | expected a whole number
+a count of 0 | PUT Q/orders | {"dead_letter_queue":"others","max_receive_count":0} | /max_receive_count | 0 | a whole number from 1 to 1000
+a count of 1001 | PUT Q/orders | {"dead_letter_queue":"others","max_receive_count":1001} | /max_receive_count | 1001 | a whole number from 1 to 1000
+a count of -1 | PUT Q/orders | {"dead_letter_queue":"others","max_receive_count":-1} | /max_receive_count | -1 | a whole number from 1 to 1000
+a count of 9223372036854775807 | PUT Q/orders | {"dead_letter_queue":"others","max_receive_count":9223372036854775807} | /max_receive_count | 9223372036854775807 | a whole number from 1 to 1000
+durability unknown | PUT Q/orders | {"durability":"sync"} | /durability | sync | one of strict, relaxed and async
+durability in another case | PUT Q/orders | {"durability":"Strict"} | /durability | Strict | one of strict, relaxed and async
+durability empty | PUT Q/orders | {"durability":""} | /durability |  | one of strict, relaxed and async
+durability null | PUT Q/orders | {"durability":null} | /durability | null | expected a string
+durability true | PUT Q/orders | {"durability":true} | /durability | true | expected a string
+null for a message's delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":null}]} | /messages/1/delay_seconds | null | expected a whole number
+text for a message's delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":"5"}]} | /messages/1/delay_seconds | "5" | expected a whole number
+a fraction for a message's delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":1.5}]} | /messages/1/delay_seconds | 1.5 | expected a whole number
+2^63 for a message's delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":9223372036854775808}]} | /messages/1/delay_seconds | 9223372036854775808 | expected a whole number
+a message's delay of -1 s | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":-1}]} | /messages/1/delay_seconds | -1 | whole seconds from 0 to 315360000
+a message's delay of 315360001 s | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":315360001}]} | /messages/1/delay_seconds | 315360001 | whole seconds from 0 to 315360000
+null for a message's time to live | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","time_to_live_seconds":null}]} | /messages/1/time_to_live_seconds | null | expected a whole number
+text for a message's time to live | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","time_to_live_seconds":"5"}]} | /messages/1/time_to_live_seconds | "5" | expected a whole number
+a fraction for a message's time to live | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","time_to_live_seconds":1.5}]} | /messages/1/time_to_live_seconds | 1.5 | expected a whole number
+2^63 for a message's time to live | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","time_to_live_seconds":9223372036854775808}]} | /messages/1/time_to_live_seconds | 9223372036854775808 | expected a whole number
+a message's time to live of 0 s | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","time_to_live_seconds":0}]} | /messages/1/time_to_live_seconds | 0 | whole seconds from 1 to 315360000
+a message's time to live of 315360001 s | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","time_to_live_seconds":315360001}]} | /messages/1/time_to_live_seconds | 315360001 | whole seconds from 1 to 315360000
+a message that lives as long as its delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":10,"time_to_live_seconds":10}]} | /messages/1/time_to_live_seconds | 10 | more than the 10 s of its delay
+a message's delay as long as its queue keeps it | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":345600}]} | /messages/1/delay_seconds | 345600 | less than the 345600 s
+a delay as SQS has it | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","DelaySeconds":1}]} | /messages/1/DelaySeconds | 1 | unknown field `DelaySeconds`
+extend nothing | POST Q/orders/messages/extend | {"messages":[]} | /messages | 0 messages | a request has 1 to 1000 messages
+extend no list | POST Q/orders/messages/extend | {} |  | {} | missing field `messages`
+extend null | POST Q/orders/messages/extend | {"messages":[null]} | /messages/0 | null | expected a JSON object
+extend no receipt | POST Q/orders/messages/extend | {"messages":[{"visibility_timeout_seconds":1}]} | /messages/0 | {"visibility_timeout_seconds":1} | missing field `receipt_handle`
+extend by null | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":null,"visibility_timeout_seconds":1}]} | /messages/0/receipt_handle | null | expected a string
+extend by a forged receipt | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"forged","visibility_timeout_seconds":1}]} | /messages/0/receipt_handle | forged | a receipt handle as a receive on this queue gave it out
+extend with what is unknown | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"a","visibility_timeout_seconds":1,"extra":1}]} | /messages/0/extra | 1 | unknown field `extra`
+nack nothing | POST Q/orders/messages/nack | {"messages":[]} | /messages | 0 messages | a request has 1 to 1000 messages
+nack no list | POST Q/orders/messages/nack | {} |  | {} | missing field `messages`
+nack null | POST Q/orders/messages/nack | {"messages":[null]} | /messages/0 | null | expected a JSON object
+nack no receipt | POST Q/orders/messages/nack | {"messages":[{"delay_seconds":1}]} | /messages/0 | {"delay_seconds":1} | missing field `receipt_handle`
+nack by null | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":null,"delay_seconds":1}]} | /messages/0/receipt_handle | null | expected a string
+nack by a forged receipt | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"forged","delay_seconds":1}]} | /messages/0/receipt_handle | forged | a receipt handle as a receive on this queue gave it out
+nack with what is unknown | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","delay_seconds":1,"extra":1}]} | /messages/0/extra | 1 | unknown field `extra`
+extend without a time | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"a"}]} | /messages/0 | {"receipt_handle":"a"} | missing field `visibility_timeout_seconds`
+extend by null | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"a","visibility_timeout_seconds":null}]} | /messages/0/visibility_timeout_seconds | null | expected a whole number
+extend by "30" | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"a","visibility_timeout_seconds":"30"}]} | /messages/0/visibility_timeout_seconds | "30" | expected a whole number
+extend by 1.5 | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"a","visibility_timeout_seconds":1.5}]} | /messages/0/visibility_timeout_seconds | 1.5 | expected a whole number
+extend by -1 s | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"a","visibility_timeout_seconds":-1}]} | /messages/0/visibility_timeout_seconds | -1 | whole seconds from 0 to 43200
+extend by 43201 s | POST Q/orders/messages/extend | {"messages":[{"receipt_handle":"a","visibility_timeout_seconds":43201}]} | /messages/0/visibility_timeout_seconds | 43201 | whole seconds from 0 to 43200
+nack for null | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","delay_seconds":null}]} | /messages/0/delay_seconds | null | expected a whole number
+nack for "30" | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","delay_seconds":"30"}]} | /messages/0/delay_seconds | "30" | expected a whole number
+nack for 1.5 | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","delay_seconds":1.5}]} | /messages/0/delay_seconds | 1.5 | expected a whole number
+nack for -1 s | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","delay_seconds":-1}]} | /messages/0/delay_seconds | -1 | whole seconds from 0 to 315360000
+nack for 315360001 s | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","delay_seconds":315360001}]} | /messages/0/delay_seconds | 315360001 | whole seconds from 0 to 315360000
+nack because of null | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","reason":null}]} | /messages/0/reason | null | expected a string
+nack because of 5 | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","reason":5}]} | /messages/0/reason | 5 | expected a string
+nack because of ["why"] | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","reason":["why"]}]} | /messages/0/reason | ["why"] | expected a string
+nack because of NUL | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","reason":"a\u0000b"}]} | /messages/0/reason | a^b | a reason has no U+0000
+force maybe | DELETE Q/orders?force=maybe |  | force | maybe | true or false
+force nothing | DELETE Q/orders?force= |  | force |  | true or false
+force 1 | DELETE Q/orders?force=1 |  | force | 1 | true or false
+force True | DELETE Q/orders?force=True |  | force | True | true or false
+force TRUE | DELETE Q/orders?force=TRUE |  | force | TRUE | true or false
+force yes | DELETE Q/orders?force=yes |  | force | yes | true or false
+force twice | DELETE Q/orders?force=true&force=true |  | force | true | a parameter is given once
+force in another case | DELETE Q/orders?Force=true |  | Force | true | the query parameters force
+force what cannot be forced | POST Q/orders/purge?force=true |  | force | true | no query parameters
+counts of something | GET Q/orders/counts?state=visible |  | state | visible | no query parameters
+a parameter of an extend | POST Q/orders/messages/extend?a=b | {"messages":[{"receipt_handle":"a","visibility_timeout_seconds":1}]} | a | b | no query parameters
+a parameter of a nack | POST Q/orders/messages/nack?a=b | {"messages":[{"receipt_handle":"a"}]} | a | b | no query parameters
 a token for nobody | POST /v1/tokens | {"subject":""} | /subject |  | 1 to 128 characters
 a token for NUL | POST /v1/tokens | {"subject":"a\u0000"} | /subject | a^ | without control characters
 a token for a number | POST /v1/tokens | {"subject":5} | /subject | 5 | expected a string
@@ -144,6 +238,63 @@ async fn a_field_that_breaks_a_rule_is_named_with_its_value() {
                 value.replace(sign, meant)
             });
         expect_violation(label, &answer, field, &value, rule);
+        assert_eq!(target.state().await, before, "{label}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_has_at_most_1000_messages() {
+    let target = Target::new().await;
+    let before = target.state().await;
+    for (operation, entry) in [
+        ("", r#"{"body":"a"}"#),
+        ("/delete", r#"{"receipt_handle":"a"}"#),
+        (
+            "/extend",
+            r#"{"receipt_handle":"a","visibility_timeout_seconds":1}"#,
+        ),
+        ("/nack", r#"{"receipt_handle":"a"}"#),
+    ] {
+        let path = format!("/v1/queues/orders/messages{operation}");
+        let body = format!(r#"{{"messages":[{}]}}"#, [entry; 1001].join(","));
+        let answer = target.ask("POST", &path, &body).await;
+        let rule = "a request has 1 to 1000 messages";
+        expect_violation(&path, &answer, "/messages", "1001 messages", rule);
+    }
+    assert_eq!(target.state().await, before);
+}
+
+#[tokio::test]
+async fn a_bad_idempotency_key_is_named_with_its_value() {
+    let target = Target::new().await;
+    let before = target.state().await;
+    let long = "k".repeat(256);
+    let shown = format!("{}…", "k".repeat(64));
+    let rule = "1 to 255 visible ASCII characters";
+    for (label, headers, value, rule) in [
+        ("empty", "idempotency-key:\r\n", "", rule),
+        ("blank", "idempotency-key:   \r\n", "", rule),
+        (
+            "of 256 characters",
+            &format!("idempotency-key: {long}\r\n"),
+            &shown,
+            rule,
+        ),
+        ("with a space", "idempotency-key: a b\r\n", "a b", rule),
+        ("with a tab", "idempotency-key: a\tb\r\n", "a\tb", rule),
+        ("with an umlaut", "idempotency-key: ä\r\n", "ä", rule),
+        (
+            "twice",
+            "idempotency-key: a\r\nIdempotency-Key: a\r\n",
+            "a",
+            "given once",
+        ),
+    ] {
+        let headers = format!("content-type: application/json\r\n{headers}");
+        let body = br#"{"messages":[{"body":"a"}]}"#;
+        let path = "/v1/queues/orders/messages";
+        let answer = target.send("POST", path, &headers, body).await;
+        expect_violation(label, &answer, "Idempotency-Key", value, rule);
         assert_eq!(target.state().await, before, "{label}");
     }
 }

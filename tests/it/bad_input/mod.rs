@@ -31,6 +31,8 @@ const STATE: &str = "
         (select coalesce(sum(n), 0) from towpath.log),
         (select count(*) from towpath.lease),
         (select sum(rc) from towpath.lease),
+        (select sum(extract(epoch from vt)) from towpath.lease),
+        (select count(*) from towpath.dedup),
         (select count(*) from towpath.cur))";
 
 impl Target {

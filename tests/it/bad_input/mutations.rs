@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::{ask, request, router};
 
-const CASES: u32 = 400;
+const CASES: u32 = 800;
 
 /// Good requests: the seeds.
 fn seeds() -> Vec<(&'static str, &'static str, Value)> {
@@ -19,9 +19,19 @@ fn seeds() -> Vec<(&'static str, &'static str, Value)> {
             json!({"visibility_timeout_seconds": 60, "receive_wait_seconds": 0}),
         ),
         (
+            "PUT",
+            queue,
+            json!({
+                "dead_letter_queue": "others", "max_receive_count": 3, "durability": "relaxed",
+                "delay_seconds": 1, "retention_seconds": 60, "deduplication_window_seconds": 5,
+            }),
+        ),
+        (
             "POST",
             "/v1/queues/orders/messages",
-            json!({"messages": [{"body": "one"}, {"body": "two"}]}),
+            json!({"messages": [
+                {"body": "one"}, {"body": "two", "delay_seconds": 1, "time_to_live_seconds": 9},
+            ]}),
         ),
         (
             "POST",
@@ -32,6 +42,20 @@ fn seeds() -> Vec<(&'static str, &'static str, Value)> {
             "POST",
             "/v1/queues/orders/messages/delete",
             json!({"messages": [{"receipt_handle": "A".repeat(71)}]}),
+        ),
+        (
+            "POST",
+            "/v1/queues/orders/messages/extend",
+            json!({"messages": [
+                {"receipt_handle": "A".repeat(71), "visibility_timeout_seconds": 60},
+            ]}),
+        ),
+        (
+            "POST",
+            "/v1/queues/orders/messages/nack",
+            json!({"messages": [
+                {"receipt_handle": "A".repeat(71), "delay_seconds": 1, "reason": "why"},
+            ]}),
         ),
         (
             "POST",
@@ -150,8 +174,11 @@ fn no_mutated_body_is_our_bug() {
     let runtime = Runtime::new().unwrap();
     let router = runtime.block_on(async {
         let router = router().await;
-        let created = ask(&router, request("PUT", "/v1/queues/orders", "")).await;
-        created.expect(201);
+        for queue in ["orders", "others"] {
+            let path = format!("/v1/queues/{queue}");
+            let created = ask(&router, request("PUT", &path, "")).await;
+            created.expect(201);
+        }
         router
     });
     let strategy = (

@@ -23,6 +23,8 @@ type Row = (
 const ROWS: &[Row] = &[
     ("no body", "POST /v1/queues/orders/messages", JSON, b"", 400, "malformed", &["the body is empty", "a JSON object"]),
     ("no body to delete by", "POST /v1/queues/orders/messages/delete", JSON, b"", 400, "malformed", &["the body is empty"]),
+    ("no body to extend by", "POST /v1/queues/orders/messages/extend", JSON, b"", 400, "malformed", &["the body is empty"]),
+    ("no body to nack by", "POST /v1/queues/orders/messages/nack", JSON, b"", 400, "malformed", &["the body is empty"]),
     ("no body for a token", "POST /v1/tokens", JSON, b"", 400, "malformed", &["the body is empty"]),
     ("white space", "PUT /v1/queues/orders", JSON, b" \n", 400, "malformed", &["not JSON", "line 2"]),
     ("half an object", "POST /v1/queues/orders/messages", JSON, b"{\"messages\":[", 400, "malformed", &["not JSON", "line 1 column 13"]),
@@ -59,6 +61,14 @@ const ROWS: &[Row] = &[
     ("an unknown queue to send to", "POST /v1/queues/nothing/messages", JSON, b"{\"messages\":[{\"body\":\"a\"}]}", 404, "queue_not_found", &["\"nothing\""]),
     ("an unknown queue to receive from", "POST /v1/queues/nothing/messages/receive", "", b"", 404, "queue_not_found", &["\"nothing\""]),
     ("an unknown queue to delete from", "POST /v1/queues/nothing/messages/delete", JSON, b"{\"messages\":[{\"receipt_handle\":\"a\"}]}", 404, "queue_not_found", &["\"nothing\""]),
+    ("an unknown queue to extend in", "POST /v1/queues/nothing/messages/extend", JSON, b"{\"messages\":[{\"receipt_handle\":\"a\",\"visibility_timeout_seconds\":1}]}", 404, "queue_not_found", &["\"nothing\""]),
+    ("an unknown queue to nack in", "POST /v1/queues/nothing/messages/nack", JSON, b"{\"messages\":[{\"receipt_handle\":\"a\"}]}", 404, "queue_not_found", &["\"nothing\""]),
+    ("an unknown queue to purge", "POST /v1/queues/nothing/purge", "", b"", 404, "queue_not_found", &["\"nothing\""]),
+    ("an unknown queue to count", "GET /v1/queues/nothing/counts", "", b"", 404, "queue_not_found", &["\"nothing\""]),
+    ("an unknown queue to delete by force", "DELETE /v1/queues/nothing?force=true", "", b"", 404, "queue_not_found", &["\"nothing\""]),
+    ("a purge by another method", "DELETE /v1/queues/orders/purge", "", b"", 405, "method_not_allowed", &["DELETE is not a method of /v1/queues/orders/purge"]),
+    ("counts by another method", "POST /v1/queues/orders/counts", "", b"", 405, "method_not_allowed", &["POST"]),
+    ("an extend by another method", "PUT /v1/queues/orders/messages/extend", JSON, b"{}", 405, "method_not_allowed", &["PUT"]),
     ("an unknown path", "GET /v2/queues", "", b"", 404, "no_such_path", &["/v2/queues", "/v1/openapi.json"]),
     ("the root", "GET /", "", b"", 404, "no_such_path", &["nothing at /"]),
     ("a path that climbs", "GET /v1/queues/../../etc/passwd", "", b"", 404, "no_such_path", &["/v1/queues/../../etc/passwd"]),
@@ -149,6 +159,15 @@ async fn what_is_too_large_is_refused_before_it_is_kept() {
         let body = format!(r#"{{"messages":[{{"body":"a"}},{{"body":"x{fits}"}}]}}"#);
         let answer = target.ask("POST", SEND, &body).await;
         let words = ["/messages/1/body", "1048576 bytes"];
+        expect(label, &answer, 413, "too_large", &words);
+    }
+    for (label, reason) in [("ASCII", "x".repeat(1025)), ("umlauts", "é".repeat(513))] {
+        let handle = &target.handle;
+        let body =
+            format!(r#"{{"messages":[{{"receipt_handle":"{handle}","reason":"{reason}"}}]}}"#);
+        let path = "/v1/queues/orders/messages/nack";
+        let answer = target.ask("POST", path, &body).await;
+        let words = ["/messages/0/reason", "1024 bytes"];
         expect(label, &answer, 413, "too_large", &words);
     }
     assert_eq!(target.state().await, before);

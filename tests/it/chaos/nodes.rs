@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde::Deserialize as _;
+use serde_json::{Value, json};
 use sqlx::Executor as _;
 use tokio::task::JoinSet;
 use towpath::clock::Clock;
 
 use super::history::{Violation, check};
 use super::load::{self, LONG, Notes, Progress, QUEUE, Run};
+use crate::support::client::Message;
 use crate::support::database::Database;
 use crate::support::eventually;
 use crate::support::server::Cluster;
@@ -17,11 +21,28 @@ use crate::support::server::Cluster;
 /// 5 s with its jitter, and some time for a busy machine.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a node may go on with what it knew of a queue.
+const REMEMBERED_FOR: Duration = Duration::from_secs(1);
+
+/// Asks again and again until the answer is what a change made on another node calls for, just
+/// before. What is asked for later than a node may remember is answered rightly.
+async fn comes_to_know<F: Future<Output = bool>>(what: &str, mut knows: impl FnMut() -> F) {
+    let clock = Clock::default();
+    let changed = clock.instant();
+    loop {
+        let asked = clock.instant();
+        if knows().await {
+            return;
+        }
+        assert!(asked - changed < REMEMBERED_FOR, "{what}");
+    }
+}
+
 /// Waits until as many sessions that claim are in some state.
 async fn claims_are(database: &Database, state: &str) {
     let sql = format!(
         "select count(*) from pg_stat_activity
-         where application_name = 'towpath' and query like '%claim_1%' and {state}"
+         where application_name = 'towpath' and query ~ 'claim_[0-9]' and {state}"
     );
     eventually(state, async || {
         (database.value::<i64>(sql.as_str()).await == 1).then_some(())
@@ -54,11 +75,8 @@ async fn a_message_sent_on_one_node_is_received_on_another_that_waits_for_it() {
     assert_eq!(received.len(), 1);
     assert_eq!(received[0].body, "second");
     assert!(took < FOUND_WITHIN, "{took:?}");
-    assert_eq!(
-        writers(&database).await,
-        [0, 1],
-        "each node writes a lane of its own"
-    );
+    let writers = writers(&database).await;
+    assert_eq!(writers.len(), 2, "each node writes a lane of its own");
 }
 
 #[tokio::test]
@@ -142,4 +160,56 @@ async fn a_node_that_slept_through_a_window_hands_nothing_out_and_takes_nothing_
         .await
         .unwrap();
     assert_eq!(sleeper.receive(QUEUE, 0, LONG).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_of_a_queue_reaches_the_other_nodes_within_a_second() {
+    let cluster = Cluster::start(2, &[]).await;
+    let (here, there) = (cluster.client(0), cluster.client(1));
+    let path = format!("/v1/queues/{QUEUE}");
+    let send = format!("{path}/messages");
+    let receive = format!("{send}/receive");
+    let message = json!({"messages": [{"body": "x"}]});
+    let ask_there = async |path: &str, body: &Value| {
+        let answer = there.ask(Method::POST, path, body).await;
+        answer.unwrap()
+    };
+    ask_there(&send, &message)
+        .await
+        .expect_problem(404, "queue_not_found");
+
+    here.put_queue(QUEUE).await;
+    comes_to_know("it was created", async || {
+        ask_there(&send, &message).await.status == 200
+    })
+    .await;
+
+    let short = json!({"visibility_timeout_seconds": 5});
+    here.ask(Method::PUT, &path, &short)
+        .await
+        .unwrap()
+        .expect(200);
+    comes_to_know("its visibility timeout is short", async || {
+        ask_there(&send, &message).await.expect(200);
+        let received = ask_there(&receive, &json!({})).await;
+        let received: Vec<Message> = Vec::deserialize(&received.expect(200)["messages"]).unwrap();
+        received[0].visible_at - load::now() < Duration::from_secs(10)
+    })
+    .await;
+
+    here.ask(Method::DELETE, &path, &Value::Null)
+        .await
+        .unwrap()
+        .expect(204);
+    // Not even a second: what is sent is asked for in the statement itself.
+    ask_there(&send, &message)
+        .await
+        .expect_problem(404, "queue_not_found");
+    here.put_queue(QUEUE).await;
+    comes_to_know("it was created anew", async || {
+        ask_there(&send, &message).await.status == 200
+    })
+    .await;
+    let received = there.receive(QUEUE, 0, LONG).await.unwrap();
+    assert_eq!(received.len(), 1, "nothing of what was there before");
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use towpath::clock::Clock;
 use towpath::postgres::{Error, PostgresConfig, assert_safe, migrate, open};
-use towpath::store::{Session, Store};
+use towpath::store::{Commit, Session, Store};
 
 use super::{config, is_running, number, open_with, run, start};
 use crate::support::server::postmaster;
@@ -247,7 +247,7 @@ async fn a_given_url_is_never_replaced_by_a_managed_server() {
 async fn no_store_shows_the_password_it_connects_with() {
     let options = PgConnectOptions::from_str("postgres://u:hunter2@127.0.0.1:1/q").unwrap();
     let limit = Duration::from_secs(1);
-    let session = Session::new(&options, limit);
+    let session = Session::new(&options, limit, Commit::Flushed);
     let store = Store::new(options, 1, limit, limit);
     let shown = format!("{store:?} {session:?}");
     assert!(!shown.contains("hunter2"), "{shown}");

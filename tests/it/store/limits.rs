@@ -5,41 +5,37 @@ use std::time::Duration;
 use sqlx::Executor as _;
 use tokio_util::task::TaskTracker;
 use towpath::domain::lane::{Class, LaneId, QueueId, SubscriptionId, Writer};
-use towpath::store::{Ack, Appended, ClaimBatch, Claims, Failure, Reach, SpaceCursor, Tail};
+use towpath::store::{
+    Acked, AppendLane, Appended, ClaimBatch, ClaimQueue, ClaimReceiver, Claims, Failure, NewChunk,
+    Reach, SpaceCursor, Tail,
+};
 
-use super::engine::{Bench, SALT, append, claim, leases, try_append};
-
-const WINDOW: Duration = Duration::from_secs(30);
+use super::bench::{
+    Bench, RUN, SALT, WINDOW, ack, append, append_lane, chunk, held, new_queue, seqs, try_append,
+};
 
 #[tokio::test]
 async fn purged_messages_in_flight_never_stop_a_receive() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     for _chunk in 0..100 {
         bench.append(0, &[50]).await;
     }
     assert_eq!(bench.claim(5_000, WINDOW).await.len(), 5_000);
-    bench
-        .session
-        .floor(SubscriptionId::QUEUE, bench.queue)
-        .await
-        .unwrap();
+    bench.purge().await;
     bench.append(0, &[1]).await;
     bench.database.advance_clock(WINDOW * 2).await;
 
     // Each call clears some of them away and says that there is more to look at.
     let mut received = 0;
     for _call in 0..20 {
-        let claims = claim(&mut bench.session, bench.queue, 1, WINDOW).await;
-        received += claims.deliveries.len();
-        if claims.reports[0].reach == Reach::Whole && claims.deliveries.is_empty() {
+        let claims = bench.claims(&[(1, WINDOW)]).await;
+        received += held(&claims).len();
+        if claims.reports[0].reach == Reach::Whole && claims.leases.is_empty() {
             break;
         }
     }
     assert_eq!(received, 1);
-    let left: i64 = bench
-        .database
-        .value("select count(*) from towpath.lease")
-        .await;
+    let left = bench.count("lease").await;
     assert_eq!(
         left, 1,
         "only the one that was sent after the purge is held"
@@ -48,44 +44,31 @@ async fn purged_messages_in_flight_never_stop_a_receive() {
 
 #[tokio::test]
 async fn a_large_message_that_comes_back_at_once_leaves_room_for_small_new_ones() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     let lane = bench.lane(0);
     let Appended::Stale(tail) = append(&mut bench.session, lane, Tail::UNKNOWN, &[]).await else {
         panic!("an unknown tail is always stale");
     };
-    let large = vec![(1, vec![b'x'; 1 << 20])];
-    let lanes = [towpath::store::AppendLane {
-        lane,
-        tail,
-        salt: 7,
-        chunks: large,
-    }];
+    let large = NewChunk {
+        body: vec![b'x'; 1 << 20],
+        ..chunk(1)
+    };
+    let lanes = [append_lane(lane, tail, vec![large])];
     bench.session.append(&lanes).await.unwrap();
     bench.claim(1, Duration::ZERO).await;
     bench.append(0, &[1]).await;
-    let claims = claim(&mut bench.session, bench.queue, 10, Duration::ZERO).await;
-    let mut seqs: Vec<_> = leases(&claims).iter().map(|lease| lease.lo).collect();
-    seqs.sort_unstable();
-    assert_eq!(seqs, [0, 1]);
+    assert_eq!(seqs(&bench.claim(10, Duration::ZERO).await), [0, 1]);
 }
 
 #[tokio::test]
 async fn a_queue_with_very_many_lanes_does_not_hide_its_neighbour() {
-    let mut bench = Bench::new().await;
-    let raw: i32 = bench
-        .database
-        .value(
-            "insert into towpath.queue
-                (tenant, name, visibility_timeout_seconds, receive_wait_seconds, created_at)
-             values ('default', 'neighbour', 30, 0, towpath.clock()) returning queue_id",
-        )
-        .await;
-    let neighbour = QueueId::new(raw).unwrap();
+    let mut bench = Bench::new(RUN).await;
+    let neighbour = new_queue(&bench.database, "neighbour").await;
     let first = bench.lane(0).raw();
     bench
         .database
         .run(format!(
-            "insert into towpath.lane select {first} + i, {} from generate_series(0, 255) i",
+            "insert into towpath.lane select {first} + i, {} from generate_series(0, 511) i",
             bench.queue.get()
         ))
         .await;
@@ -117,25 +100,34 @@ async fn a_queue_with_very_many_lanes_does_not_hide_its_neighbour() {
         .claim(SubscriptionId::QUEUE, &batch)
         .await
         .unwrap();
-    assert_eq!(claims.deliveries.len(), 1);
+    assert_eq!(claims.leases.len(), 1);
 }
 
 fn batch(queues: Vec<QueueId>) -> ClaimBatch {
-    let count = queues.len();
+    let receiver = ClaimReceiver {
+        size: 1,
+        window: WINDOW,
+    };
     ClaimBatch {
-        queues,
-        first_slots: (0..count).collect(),
-        tokens: vec![5; count],
-        windows: vec![WINDOW; count],
+        receivers: vec![receiver; queues.len()],
+        queues: queues
+            .into_iter()
+            .enumerate()
+            .map(|(first_receiver, queue)| ClaimQueue {
+                queue,
+                first_receiver,
+            })
+            .collect(),
+        first_token: 5,
+        run: RUN,
         byte_budget: 1 << 20,
-        low_waters: Vec::new(),
-        wait: false,
+        ..ClaimBatch::default()
     }
 }
 
 #[tokio::test]
 async fn a_claim_that_waits_gets_what_a_busy_lane_holds() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     bench.append(0, &[1]).await;
     let mut rival = bench.database.connect().await;
     let lane = bench.lane(0).raw();
@@ -152,10 +144,7 @@ async fn a_claim_that_waits_gets_what_a_busy_lane_holds() {
         .claim(SubscriptionId::QUEUE, &passing)
         .await
         .unwrap();
-    assert_eq!(
-        (claims.deliveries.len(), claims.reports[0].busy_lanes),
-        (0, 1)
-    );
+    assert_eq!((claims.leases.len(), claims.reports[0].busy_lanes), (0, 1));
 
     let waiting = ClaimBatch {
         wait: true,
@@ -170,15 +159,12 @@ async fn a_claim_that_waits_gets_what_a_busy_lane_holds() {
     }
     rival.execute(key("unlock")).await.unwrap();
     let claims: Claims = claim.await.unwrap().unwrap();
-    assert_eq!(
-        (claims.deliveries.len(), claims.reports[0].busy_lanes),
-        (1, 0)
-    );
+    assert_eq!((claims.leases.len(), claims.reports[0].busy_lanes), (1, 0));
 }
 
 #[tokio::test]
 async fn a_tail_that_the_database_has_lost_is_not_believed() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     let tail = bench.append(0, &[3]).await;
     let lane = bench.lane(0);
     // As after a fail-over that lost the newest messages, behind a proxy that kept our session.
@@ -206,7 +192,7 @@ async fn a_tail_that_the_database_has_lost_is_not_believed() {
 
 #[tokio::test]
 async fn a_lane_out_of_numbers_refuses_instead_of_giving_one_twice() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     let lane = bench.lane(0);
     let last = (1_i64 << 41) - 1;
     bench
@@ -226,14 +212,14 @@ async fn a_lane_out_of_numbers_refuses_instead_of_giving_one_twice() {
 
 #[tokio::test]
 async fn space_is_found_behind_chunks_that_must_stay() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     bench.append(0, &[1, 1, 1, 1, 1, 1]).await;
     let held = bench.claim(6, WINDOW).await;
     bench.ack(&[held[1], held[3], held[5]]).await;
     let lane = bench.lane(0);
     let first = bench
         .session
-        .free(lane, SpaceCursor(0), 3, Duration::ZERO)
+        .free(lane, SpaceCursor(0), 3, Duration::ZERO, true)
         .await
         .unwrap();
     assert!(first.more && first.rows >= 1, "{first:?}");
@@ -243,19 +229,16 @@ async fn space_is_found_behind_chunks_that_must_stay() {
     );
     bench
         .session
-        .free(lane, first.next, 10, Duration::ZERO)
+        .free(lane, first.next, 10, Duration::ZERO, false)
         .await
         .unwrap();
-    let left: i64 = bench
-        .database
-        .value("select count(*) from towpath.log")
-        .await;
+    let left = bench.count("log").await;
     assert_eq!(left, 3, "each chunk with a message in flight, and no other");
 }
 
 #[tokio::test]
 async fn space_of_large_messages_is_freed_in_bounded_steps() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     let lane = bench.lane(0);
     bench
         .database
@@ -269,20 +252,17 @@ async fn space_of_large_messages_is_freed_in_bounded_steps() {
         .await;
     let first = bench
         .session
-        .free(lane, SpaceCursor(0), 1_000, Duration::ZERO)
+        .free(lane, SpaceCursor(0), 1_000, Duration::ZERO, true)
         .await
         .unwrap();
     assert!(first.more, "{first:?}");
-    let left: i64 = bench
-        .database
-        .value("select count(*) from towpath.log")
-        .await;
+    let left = bench.count("log").await;
     assert_eq!(left, 40 - 16, "16 MiB in a call");
 }
 
 #[tokio::test]
 async fn a_deleted_queue_leaves_nothing_behind() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     bench.append(0, &[3, 2]).await;
     bench.claim(4, WINDOW).await;
     bench
@@ -293,7 +273,7 @@ async fn a_deleted_queue_leaves_nothing_behind() {
     let min_age = Duration::from_secs(10);
     let kept = bench
         .session
-        .free(lane, SpaceCursor(0), 100, min_age)
+        .free(lane, SpaceCursor(0), 100, min_age, true)
         .await
         .unwrap();
     assert_eq!(kept.rows, 0, "a paused append may still be on its way");
@@ -301,62 +281,59 @@ async fn a_deleted_queue_leaves_nothing_behind() {
     for _call in 0..3 {
         bench
             .session
-            .free(lane, SpaceCursor(0), 100, min_age)
+            .free(lane, SpaceCursor(0), 100, min_age, true)
             .await
             .unwrap();
     }
     for table in ["log", "lease", "cur", "lane"] {
-        let left: i64 = bench
-            .database
-            .value(format!("select count(*) from towpath.{table}"))
-            .await;
-        assert_eq!(left, 0, "{table}");
+        assert_eq!(bench.count(table).await, 0, "{table}");
     }
 }
 
 #[tokio::test]
 async fn what_comes_back_in_one_lane_does_not_hide_what_comes_back_in_another() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     bench.append(0, &[2]).await;
     bench.append(1, &[1]).await;
     let other = bench.lane(1);
     let mut of_other = 0;
     for _claim in 0..200 {
         let received = bench.claim(1, Duration::ZERO).await;
-        of_other += received.iter().filter(|lease| lease.lane == other).count();
+        of_other += received
+            .iter()
+            .filter(|lease| lease.lane() == other)
+            .count();
     }
     assert!((20..180).contains(&of_other), "{of_other} of 200");
 }
 
 #[tokio::test]
 async fn a_delete_that_is_repeated_is_told_the_same_after_its_chunk_was_freed() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     let tail = bench.append(0, &[1]).await;
     // Another opening of the lane: its numbers have another salt.
-    let lanes = [towpath::store::AppendLane {
-        lane: bench.lane(0),
-        tail,
+    let lanes = [AppendLane {
         salt: SALT + 1,
-        chunks: vec![(1, b"x".to_vec())],
+        ..append_lane(bench.lane(0), tail, vec![chunk(1)])
     }];
     bench.session.append(&lanes).await.unwrap();
     let held = bench.claim(2, WINDOW).await;
-    let delete = [(held[1], SALT + 1)];
-    let acked = bench.session.ack(SubscriptionId::QUEUE, &delete).await;
-    assert_eq!(acked.unwrap(), [Ack::Deleted]);
+    let delete = [held[1]];
+    let acked = ack(&mut bench.session, &delete, SALT + 1).await;
+    assert_eq!(acked, [Acked::Deleted]);
     let lane = bench.lane(0);
     let freed = bench
         .session
-        .free(lane, SpaceCursor(0), 100, Duration::ZERO)
+        .free(lane, SpaceCursor(0), 100, Duration::ZERO, true)
         .await;
     assert_eq!(freed.unwrap().rows, 1, "the other message is still held");
-    let acked = bench.session.ack(SubscriptionId::QUEUE, &delete).await;
-    assert_eq!(acked.unwrap(), [Ack::Gone]);
+    let acked = ack(&mut bench.session, &delete, SALT + 1).await;
+    assert_eq!(acked, [Acked::Gone]);
 }
 
 #[tokio::test]
 async fn a_call_reads_only_so_many_bytes_whatever_the_number_of_queues() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     bench
         .database
         .run(
@@ -379,7 +356,7 @@ async fn a_call_reads_only_so_many_bytes_whatever_the_number_of_queues() {
         .claim(SubscriptionId::QUEUE, &batch(queues))
         .await
         .unwrap();
-    assert_eq!(claims.deliveries.len(), 8);
+    assert_eq!(claims.leases.len(), 8);
     let cut = claims
         .reports
         .iter()
@@ -393,7 +370,7 @@ async fn a_call_reads_only_so_many_bytes_whatever_the_number_of_queues() {
 
 #[tokio::test]
 async fn the_lanes_of_a_deleted_queue_stay_as_long_as_they_hold_something() {
-    let mut bench = Bench::new().await;
+    let mut bench = Bench::new(RUN).await;
     bench.append(0, &[1]).await;
     let min_age = Duration::from_secs(10);
     bench
@@ -403,7 +380,7 @@ async fn the_lanes_of_a_deleted_queue_stay_as_long_as_they_hold_something() {
     let lane = bench.lane(0);
     bench
         .session
-        .free(lane, SpaceCursor(0), 100, min_age)
+        .free(lane, SpaceCursor(0), 100, min_age, true)
         .await
         .unwrap();
     let count =
@@ -413,4 +390,35 @@ async fn the_lanes_of_a_deleted_queue_stay_as_long_as_they_hold_something() {
         left, 11,
         "the chunk is too young to go, so its lane is still visited"
     );
+}
+
+#[tokio::test]
+async fn lanes_that_were_written_to_are_noted_and_taken_once() {
+    let mut bench = Bench::new(RUN).await;
+    let (one, two) = (bench.lane(0), bench.lane(1));
+    let mut rival = bench.database.connect().await;
+    // Its note has the lowest number, and is committed last.
+    let late = format!(
+        "begin; insert into towpath.wake (lane_ids) values (array[{}])",
+        two.raw()
+    );
+    rival.execute(sqlx::AssertSqlSafe(late)).await.unwrap();
+    bench.append(0, &[1]).await;
+    bench.append(0, &[1]).await;
+    let stale = append(&mut bench.session, one, Tail::UNKNOWN, &[1]).await;
+    assert!(matches!(stale, Appended::Stale(_)), "it leaves no note");
+
+    let first = bench.session.take_wakes(0, 1).await.unwrap();
+    assert_eq!((first.lanes, first.more), (vec![one], true));
+    let second = bench.session.take_wakes(first.last, 10).await.unwrap();
+    assert_eq!((second.lanes, second.more), (vec![one], false));
+    rival.execute("commit").await.unwrap();
+    let late = bench.session.take_wakes(0, 10).await.unwrap();
+    assert_eq!(late.lanes, [two]);
+    assert!(late.last < second.last);
+    bench.purge().await;
+    let purged = bench.session.take_wakes(0, 10).await.unwrap();
+    assert_eq!(purged.lanes, [one], "what is to be freed there is new");
+    let none = bench.session.take_wakes(0, 10).await.unwrap();
+    assert!(none.lanes.is_empty() && !none.more);
 }

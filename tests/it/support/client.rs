@@ -38,11 +38,19 @@ pub(crate) struct Message {
 
 /// No answer, or one that says that the server could not: what was asked for may have happened.
 #[derive(Debug)]
-pub(crate) struct Unknown(#[expect(dead_code, reason = "for who reads a failed test")] String);
+pub(crate) struct Unknown {
+    /// Nobody listened: it has not happened.
+    pub(crate) was_refused: bool,
+    #[expect(dead_code, reason = "for who reads a failed test")]
+    why: String,
+}
 
 impl From<reqwest::Error> for Unknown {
     fn from(broken: reqwest::Error) -> Self {
-        Self(format!("{broken:?}"))
+        Self {
+            was_refused: broken.is_connect(),
+            why: format!("{broken:?}"),
+        }
     }
 }
 
@@ -73,11 +81,25 @@ impl Client {
         path: &str,
         body: &Value,
     ) -> Result<Answer, Unknown> {
+        self.ask_under_key(method, path, body, None).await
+    }
+
+    /// The same, done once however often it is asked under one idempotency key.
+    pub(crate) async fn ask_under_key(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        key: Option<&str>,
+    ) -> Result<Answer, Unknown> {
         let address = self.address.lock().unwrap().expect("it has been started");
         let request = self.http.request(method, format!("http://{address}{path}"));
         let mut request = request.bearer_auth(&self.token);
         if !body.is_null() {
             request = request.json(body);
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
         }
         let response = request.send().await?;
         let status = response.status().as_u16();
@@ -96,7 +118,10 @@ impl Client {
         let answer = self.ask(Method::POST, path, body).await?;
         match answer.status {
             200 => Ok(answer.body),
-            503 | 504 => Err(Unknown(format!("{answer:?}"))),
+            503 | 504 => Err(Unknown {
+                was_refused: false,
+                why: format!("{answer:?}"),
+            }),
             _ => panic!("POST {path}: {answer:?}"),
         }
     }

@@ -77,6 +77,17 @@ impl Database {
         sqlx::Row::get(&row, 0)
     }
 
+    /// Until so many sessions of this database wait for a lock.
+    pub(crate) async fn wait_for_blocked(&self, sessions: i64) {
+        const BLOCKED: &str = "
+            select count(*) from pg_stat_activity
+            where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0";
+        super::eventually("sessions wait", async || {
+            (self.value::<i64>(BLOCKED).await == sessions).then_some(())
+        })
+        .await;
+    }
+
     /// Takes the database away from whoever is using it.
     pub(crate) async fn drop_now(&self) {
         let name = self.options.get_database().unwrap();

@@ -52,25 +52,28 @@ pub(crate) async fn broker_without_safety_net(database: &Database) -> Broker {
 
 async fn start(database: &Database, options: &BrokerOptions) -> Broker {
     let store = store(database);
+    let node = Uuid::new_v4();
+    let writer = async || WriterLease::take(store.clone(), node).await.unwrap();
     let parts = BrokerParts {
         store: &store,
+        node,
         keys: Keys {
             id: IdKey::new(&[1; 16]),
             receipt: receipt_key(),
         },
-        writer: WriterLease::take(store.clone(), Uuid::new_v4())
-            .await
-            .unwrap(),
+        writers: [writer().await, writer().await],
         clock: Clock::default(),
         tracker: &TaskTracker::new(),
         draining: CancellationToken::new(),
+        background: CancellationToken::new(),
         failed: CancellationToken::new(),
     };
     Broker::start(options, parts)
 }
 
 pub(crate) async fn service(database: &Database) -> Service {
-    Service::new(broker(database).await, store(database))
+    let broker = broker(database).await;
+    Service::new(broker, store(database), Uuid::new_v4(), TaskTracker::new())
 }
 
 pub(crate) fn receipt_key() -> ReceiptKey {

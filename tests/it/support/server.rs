@@ -87,8 +87,11 @@ impl Cluster {
 
     /// Kills the database without a warning.
     pub(crate) async fn kill_database(&self) {
-        let pid = eventually("the database runs", async || self.postmaster()).await;
-        kill(pid, Signal::SIGKILL).unwrap();
+        // The file may still name one that was killed before.
+        eventually("the database is killed", async || {
+            kill(self.postmaster()?, Signal::SIGKILL).ok()
+        })
+        .await;
     }
 }
 
@@ -108,9 +111,12 @@ impl Node {
         assert!(self.running.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(&self.log);
         let mut command = Command::new(env!("CARGO_BIN_EXE_towpath"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
-        command.arg(&self.data_dir);
-        for setting in ["server.shutdown_delay=0s", "log.format=text"] {
+        command.args(["serve", "--data-dir"]).arg(&self.data_dir);
+        for setting in [
+            "server.listen=127.0.0.1:0",
+            "server.shutdown_delay=0s",
+            "log.format=text",
+        ] {
             command.args(["--set", setting]);
         }
         for setting in &self.settings {
@@ -142,9 +148,13 @@ impl Node {
         self.address.lock().unwrap().expect("it has been started")
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn pid(&self) -> Pid {
         let (process, _) = self.running.as_ref().expect("it runs");
-        kill(Pid::from_raw(process.id().try_into().unwrap()), signal).unwrap();
+        Pid::from_raw(process.id().try_into().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
     }
 
     /// Kills the process without a warning; afterwards it can be started again.

@@ -1,4 +1,4 @@
-//! The REST handlers, over a router without a socket.
+//! The life of a queue and of a message, over a router without a socket.
 
 use axum::Router;
 use axum::http::header;
@@ -32,7 +32,8 @@ async fn a_queue_is_created_changed_read_and_deleted() {
     let created = ask(&router, request("PUT", "/v1/queues/orders", body)).await;
     let expected = json!({
         "name": "orders", "visibility_timeout_seconds": 60, "receive_wait_seconds": 0,
-        "created_at": created.body["created_at"], "version": 1,
+        "delay_seconds": 0, "retention_seconds": 345600, "durability": "strict",
+        "deduplication_window_seconds": 300, "created_at": created.body["created_at"], "version": 1,
     });
     assert_eq!(created.expect(201), &expected);
     OffsetDateTime::parse(created.body["created_at"].as_str().unwrap(), &Rfc3339).unwrap();
