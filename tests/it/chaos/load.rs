@@ -8,8 +8,8 @@ use rand::RngExt as _;
 use time::OffsetDateTime;
 use towpath::clock::Clock;
 
-use super::history::{Delete, Delivery, History, Mark, Send};
-use crate::support::client::{Client, Message};
+use super::history::{Delete, Delivery, History, Mark, Outcome, Send};
+use crate::support::client::{Client, Message, Unknown};
 use crate::support::database::Database;
 use crate::support::eventually;
 
@@ -105,6 +105,7 @@ pub(super) async fn send(
     while !progress.is_done() {
         let marks: Vec<_> = marks.by_ref().take(batch).collect();
         let bodies: Vec<_> = marks.iter().map(|mark| run.body(*mark)).collect();
+        let asked = now();
         let answer = client.send(QUEUE, &bodies).await;
         let ids = match &answer {
             Ok(ids) => ids.iter().copied().map(Some).collect(),
@@ -112,13 +113,26 @@ pub(super) async fn send(
         };
         assert_eq!(ids.len(), marks.len());
         let attempts = marks.into_iter().zip(ids);
-        sends.extend(attempts.map(|(mark, message_id)| Send { mark, message_id }));
+        sends.extend(attempts.map(|(mark, message_id)| Send {
+            queue: QUEUE,
+            mark,
+            key: None,
+            outcome: outcome(&answer),
+            message_id,
+            asked,
+            answered: now(),
+            not_before: None,
+        }));
         match answer {
             Ok(ids) => progress.add(ids.len()),
             Err(_unknown) => client.until_ready().await,
         }
     }
     sends
+}
+
+fn outcome<T>(answer: &Result<T, Unknown>) -> Outcome {
+    answer.as_ref().map_or(Outcome::Info, |_| Outcome::Ok)
 }
 
 /// What one receiver saw.
@@ -160,6 +174,7 @@ impl Notes {
         };
         self.deliveries
             .extend(messages.iter().map(|message| Delivery {
+                queue: QUEUE,
                 mark: run.read(&message.body),
                 message_id: message.message_id,
                 asked,
@@ -167,6 +182,7 @@ impl Notes {
                 visible_at: message.visible_at,
                 first_received_at: message.first_received_at,
                 receive_count: message.receive_count,
+                death: None,
             }));
         messages
     }
@@ -176,10 +192,11 @@ impl Notes {
             return;
         }
         let answer = client.delete(QUEUE, messages).await;
-        let acknowledged = answer.is_ok().then(now);
+        let answered = now();
         self.deletes.extend(messages.iter().map(|message| Delete {
             message_id: message.message_id,
-            acknowledged,
+            outcome: outcome(&answer),
+            answered,
         }));
     }
 }
@@ -240,7 +257,11 @@ pub(super) fn history(
         sends: sends.into_iter().flatten().collect(),
         deliveries,
         deletes,
-        lost_receives,
-        drained,
+        lost_receives: lost_receives
+            .into_iter()
+            .map(|asked| (QUEUE, asked))
+            .collect(),
+        drained: Some(drained),
+        ..History::default()
     }
 }

@@ -6,4 +6,7 @@ mod history;
 mod load;
 mod lost;
 mod nodes;
+mod polls;
+mod rolling;
 mod shutdown;
+mod torture;
