@@ -10,6 +10,7 @@ mod idempotency;
 mod neighbours;
 mod queues;
 mod retention;
+mod waiting;
 mod windows;
 
 use std::net::SocketAddr;
