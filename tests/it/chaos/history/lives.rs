@@ -91,6 +91,7 @@ impl Life<'_> {
         let gone = self.gone();
         let is_late = |delivery: &&Delivery| {
             let mut end = Some(delivery.visible_at);
+            let mut given_up = false;
             self.changes_of(delivery).any(|change| {
                 if change.outcome != Outcome::Ok {
                     // It may have been made longer.
@@ -99,7 +100,10 @@ impl Life<'_> {
                 }
                 let at = made(change);
                 let mut newer = self.deliveries.iter();
-                let is_late = end.is_some_and(|end| at > end)
+                // Whoever gave it up for good may say so again until it has moved.
+                let repeats = given_up && change.visible_at.is_none();
+                given_up |= change.visible_at.is_none();
+                let is_late = end.is_some_and(|end| at > end && !repeats)
                     || gone.is_some_and(|gone| at > gone)
                     || newer
                         .any(|newer| newer.delivered > delivery.delivered && newer.delivered < at);

@@ -281,6 +281,27 @@ fn what_may_have_been_given_up_may_be_a_dead_letter_at_once() {
 }
 
 #[test]
+fn who_gave_a_message_up_for_good_may_say_so_again_until_it_has_moved() {
+    let mut history = dead();
+    let given_up = |second| Change {
+        receive_count: MAX,
+        gives_back: true,
+        outcome: Outcome::Ok,
+        visible_at: None,
+        ..change(second, 0)
+    };
+    history.deliveries[3].delivered = at(15);
+    history.changes = vec![given_up(11), given_up(13)];
+    assert_eq!(check(&history), []);
+    history.changes[0].visible_at = Some(at(12));
+    let found = check(&history);
+    assert!(
+        found.contains(&Violation::Unfenced(id(0))),
+        "it had ended: {found:?}"
+    );
+}
+
+#[test]
 fn nobody_moves_the_end_of_a_delivery_that_is_not_his_any_more() {
     let unfenced = [Violation::Unfenced(id(0))];
     let mut given_back = good();
