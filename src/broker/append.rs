@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::dues::Dues;
+use super::gather_arrivals;
 use super::lanes::{OpenLane, OpenLanes, WriterLease};
 use super::runs::{self, Run};
 use super::waiters::Wakes;
@@ -170,6 +171,7 @@ impl Batcher {
                     None => return,
                 },
             };
+            gather_arrivals().await;
             let batch;
             (batch, held) = self.gather(first, &mut items);
             self.store(batch).await;

@@ -17,7 +17,7 @@ use super::lines::{Lines, Receiver};
 use super::low_water::LowWaters;
 use super::moves::Mover;
 use super::waiters::Wakes;
-use super::{BrokerOptions, Receive, is_late};
+use super::{BrokerOptions, Receive, gather_arrivals, is_late};
 use crate::clock::Clock;
 use crate::domain::chunk::{self, Frame};
 use crate::domain::error::BoxError;
@@ -136,6 +136,7 @@ impl Batcher {
         let draining = self.shared.draining.clone();
         let mut drained = false;
         loop {
+            gather_arrivals().await;
             while let Ok(item) = items.try_recv() {
                 self.admit(item);
             }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::dues::Dues;
 use super::moves::Mover;
 use super::waiters::Wakes;
-use super::{NewWindow, Window, is_late};
+use super::{NewWindow, Window, gather_arrivals, is_late};
 use crate::clock::Clock;
 use crate::domain::lane::SubscriptionId;
 use crate::domain::message_id::IdKey;
@@ -62,6 +62,7 @@ pub(super) struct Batcher {
 impl Batcher {
     pub(super) async fn run(mut self, mut items: mpsc::Receiver<Item>) {
         while let Some(first) = items.recv().await {
+            gather_arrivals().await;
             let (mut acks, mut extends) = (Vec::new(), Vec::new());
             let mut messages = 0;
             let mut next = Some(first);
