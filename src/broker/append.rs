@@ -114,8 +114,8 @@ impl Item {
     }
 
     fn weight(&self) -> usize {
-        let bodies = self.messages.iter();
-        bodies.map(|message| message.frame.body.bytes.len()).sum()
+        let messages = self.messages.iter();
+        messages.map(|message| message.frame.content.size()).sum()
     }
 }
 

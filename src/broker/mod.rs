@@ -335,10 +335,7 @@ impl Broker {
         messages: Vec<NewMessage>,
         once: Option<OnceKey>,
     ) -> Result<Vec<SentMessage>> {
-        let bytes: usize = messages
-            .iter()
-            .map(|message| message.body.bytes.len())
-            .sum();
+        let bytes: usize = messages.iter().map(|message| message.content.size()).sum();
         let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(kib);
         let room = room.map_err(|_full| Error::Overloaded {
@@ -348,7 +345,7 @@ impl Broker {
         let messages = messages
             .into_iter()
             .map(|message| Outgoing {
-                frame: message.body.into(),
+                frame: message.content.into(),
                 delay: message.delay.unwrap_or(delay),
                 time_to_live: message.time_to_live,
                 sent_at: None,
@@ -422,7 +419,7 @@ impl Broker {
             moved: delivery.frame.origin.is_some(),
         };
         let Frame {
-            body,
+            content,
             origin,
             deaths,
             ..
@@ -432,7 +429,7 @@ impl Broker {
             message_id: before
                 .map_or_else(|| self.keys.id.seal(position), |before| before.message_id),
             receipt_handle: self.keys.receipt.seal(&receipt),
-            body,
+            content,
             sent_at: delivery.sent_at,
             first_received_at: before
                 .and_then(|before| before.first_received_at)

@@ -174,7 +174,7 @@ impl Batcher {
             deaths.remove(0);
         }
         Frame {
-            body: frame.body.clone(),
+            content: frame.content.clone(),
             origin: Some(Origin {
                 message_id: id,
                 deliveries: before.map_or(0, |before| before.deliveries) + moving.receive_count,

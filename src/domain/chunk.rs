@@ -11,11 +11,17 @@
 //! Numbers are big-endian; varints are LEB128. Sections of a type that a reader does not know are
 //! kept, so that a message moved by an older node loses nothing.
 
+use std::sync::Arc;
+
 use bytes::{Buf as _, BufMut as _, Bytes};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::message::{Body, BodyKind, Death, DeathCause, Origin};
+use super::attribute::{
+    Attribute, AttributeKind, AttributeName, AttributeType, AttributeValue, Attributes,
+};
+use super::message::{Body, BodyKind, Content, Death, DeathCause, Origin};
+use super::trace::{TraceContext, Traceparent, Tracestate};
 
 /// Most messages in a chunk: a lease's mask has a bit for each of them below two spare ones.
 pub const MAX_MESSAGES: usize = 62;
@@ -30,20 +36,23 @@ const CODEC_NONE: u8 = 0;
 const HEADER_BYTES: usize = 8;
 const CRC_AT: usize = 4;
 
+/// The types of sections are never given a second meaning.
 const SECTION_TEXT: u64 = 1;
 const SECTION_JSON: u64 = 2;
 const SECTION_BYTES: u64 = 3;
 const SECTION_ORIGIN: u64 = 4;
 const SECTION_DEATH: u64 = 5;
+const SECTION_ATTRIBUTES: u64 = 6;
+const SECTION_TRACE: u64 = 7;
 #[cfg(test)]
-const FIRST_UNKNOWN_SECTION: u64 = 6;
+const FIRST_UNKNOWN_SECTION: u64 = 8;
 const MICROSECOND_NANOS: i128 = 1_000;
 
 /// What is stored of one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// What it carries.
-    pub body: Body,
+    pub content: Content,
     /// Where it was before, if it was moved.
     pub origin: Option<Origin>,
     /// How it came to be a dead letter, the newest last.
@@ -52,10 +61,10 @@ pub struct Frame {
     pub unknown: Vec<(u64, Bytes)>,
 }
 
-impl From<Body> for Frame {
-    fn from(body: Body) -> Self {
+impl From<Content> for Frame {
+    fn from(content: Content) -> Self {
         Self {
-            body,
+            content,
             origin: None,
             deaths: Vec::new(),
             unknown: Vec::new(),
@@ -85,13 +94,21 @@ impl ChunkWriter {
 
     /// Appends a frame.
     pub fn push(&mut self, frame: &Frame) {
+        let Content {
+            body,
+            attributes,
+            trace,
+        } = &frame.content;
         let mut sections = Vec::with_capacity(framed_len(frame));
         sections.push(FRAME_VERSION);
-        put_section(
-            &mut sections,
-            section_type(frame.body.kind),
-            &frame.body.bytes,
-        );
+        put_section(&mut sections, section_type(body.kind), &body.bytes);
+        if !attributes.is_empty() {
+            let bytes = attributes_bytes(attributes);
+            put_section(&mut sections, SECTION_ATTRIBUTES, &bytes);
+        }
+        if let Some(trace) = trace {
+            put_section(&mut sections, SECTION_TRACE, &trace_bytes(trace));
+        }
         if let Some(origin) = &frame.origin {
             put_section(&mut sections, SECTION_ORIGIN, &origin_bytes(origin));
         }
@@ -153,6 +170,8 @@ fn read_frame(mut frame: Bytes) -> Result<Frame, Unreadable> {
         return Err(Unreadable("a frame of another version"));
     }
     let mut body = None;
+    let mut attributes = Attributes::default();
+    let mut trace = None;
     let mut origin = None;
     let mut deaths = Vec::new();
     let mut unknown = Vec::new();
@@ -163,16 +182,75 @@ fn read_frame(mut frame: Bytes) -> Result<Frame, Unreadable> {
             (Some(kind), _) => body = Some(Body { kind, bytes }),
             (None, SECTION_ORIGIN) => origin = Some(read_origin(bytes)?),
             (None, SECTION_DEATH) => deaths.push(read_death(bytes)?),
+            (None, SECTION_ATTRIBUTES) => attributes = read_attributes(bytes)?,
+            (None, SECTION_TRACE) => trace = Some(Arc::new(read_trace(bytes)?)),
             (None, _) => unknown.push((kind, bytes)),
         }
     }
     let body = body.ok_or(Unreadable("a frame without a body"))?;
     Ok(Frame {
-        body,
+        content: Content {
+            body,
+            attributes,
+            trace,
+        },
         origin,
         deaths,
         unknown,
     })
+}
+
+/// (name, type, value)*, in the order of names, all of them counted
+fn attributes_bytes(attributes: &Attributes) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(attributes_len(attributes));
+    for attribute in attributes.iter() {
+        put_counted(&mut bytes, attribute.name().as_bytes());
+        put_counted(&mut bytes, attribute.data_type().as_str().as_bytes());
+        put_counted(&mut bytes, attribute.value().as_bytes());
+    }
+    bytes
+}
+
+fn read_attributes(mut bytes: Bytes) -> Result<Attributes, Unreadable> {
+    let mut attributes = Vec::new();
+    while !bytes.is_empty() {
+        let name = text(take_counted(&mut bytes)?)?;
+        let data_type = text(take_counted(&mut bytes)?)?;
+        let data_type = AttributeType::named(&data_type)
+            .ok_or(Unreadable("an attribute of an unknown type"))?;
+        let value = take_counted(&mut bytes)?;
+        attributes.push(Attribute {
+            name: AttributeName(name),
+            value: match data_type.kind() {
+                AttributeKind::Binary => AttributeValue::Bytes(value),
+                AttributeKind::String | AttributeKind::Number => AttributeValue::Text(text(value)?),
+            },
+            data_type,
+        });
+    }
+    Ok(Attributes::stored(attributes))
+}
+
+/// traceparent (counted), tracestate (the rest; none when empty)
+fn trace_bytes(trace: &TraceContext) -> Vec<u8> {
+    let tracestate = trace.tracestate.as_ref().map_or("", Tracestate::as_str);
+    let mut bytes = Vec::with_capacity(trace_len(trace));
+    put_counted(&mut bytes, trace.traceparent.as_str().as_bytes());
+    bytes.extend_from_slice(tracestate.as_bytes());
+    bytes
+}
+
+fn read_trace(mut bytes: Bytes) -> Result<TraceContext, Unreadable> {
+    let traceparent = Traceparent(text(take_counted(&mut bytes)?)?);
+    let tracestate = (!bytes.is_empty()).then(|| text(bytes)).transpose()?;
+    Ok(TraceContext {
+        traceparent,
+        tracestate: tracestate.map(Tracestate),
+    })
+}
+
+fn text(bytes: Bytes) -> Result<String, Unreadable> {
+    String::from_utf8(bytes.into()).map_err(|_error| Unreadable("a text is not UTF-8"))
 }
 
 /// id (16), deliveries (4), whether a time follows (1), first received (8)
@@ -205,17 +283,13 @@ fn death_bytes(death: &Death) -> Vec<u8> {
     bytes.put_u8(match death.cause {
         DeathCause::MaxReceiveCount => 0,
     });
-    put_varint(&mut bytes, death.queue.len() as u64);
-    bytes.extend_from_slice(death.queue.as_bytes());
+    put_counted(&mut bytes, death.queue.as_bytes());
     bytes.extend_from_slice(death.text.as_deref().unwrap_or_default().as_bytes());
     bytes
 }
 
 fn read_death(mut bytes: Bytes) -> Result<Death, Unreadable> {
     let cut = |_end| Unreadable("a death is cut off");
-    let text = |bytes: Bytes| {
-        String::from_utf8(bytes.into()).map_err(|_error| Unreadable("a death is not text"))
-    };
     let at = moment(bytes.try_get_i64().map_err(cut)?)?;
     let receive_count = bytes.try_get_i32().map_err(cut)?;
     let cause = match bytes.try_get_u8().map_err(cut)? {
@@ -256,9 +330,17 @@ fn body_kind(section: u64) -> Option<BodyKind> {
         .find(|kind| section_type(*kind) == section)
 }
 
+/// Most bytes of the type and the length of a section, or of two lengths.
+const LENGTH_AND_TYPE: usize = 16;
+
 /// An upper bound of what a frame takes.
 fn framed_len(frame: &Frame) -> usize {
-    const LENGTH_AND_TYPE: usize = 16;
+    let Content {
+        body,
+        attributes,
+        trace,
+    } = &frame.content;
+    let trace = trace.as_ref().map_or(0, |trace| trace_len(trace));
     let unknown = frame
         .unknown
         .iter()
@@ -268,15 +350,33 @@ fn framed_len(frame: &Frame) -> usize {
         let text = death.text.as_ref().map_or(0, String::len);
         death.queue.len() + text + 2 * LENGTH_AND_TYPE
     });
-    frame.body.bytes.len()
+    body.bytes.len()
         + LENGTH_AND_TYPE
+        + attributes_len(attributes)
+        + trace
         + origin
         + deaths.sum::<usize>()
         + unknown.sum::<usize>()
 }
 
+/// An upper bound of what a section of attributes takes; nothing for none.
+fn attributes_len(attributes: &Attributes) -> usize {
+    let lengths = attributes.iter().count() * 2 * LENGTH_AND_TYPE;
+    attributes.size() + lengths + if lengths == 0 { 0 } else { LENGTH_AND_TYPE }
+}
+
+/// An upper bound of what a section of a trace takes.
+fn trace_len(trace: &TraceContext) -> usize {
+    let tracestate = trace.tracestate.as_ref().map_or("", Tracestate::as_str);
+    trace.traceparent.as_str().len() + tracestate.len() + 2 * LENGTH_AND_TYPE
+}
+
 fn put_section(out: &mut Vec<u8>, kind: u64, bytes: &[u8]) {
     put_varint(out, kind);
+    put_counted(out, bytes);
+}
+
+fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
@@ -352,11 +452,18 @@ mod tests {
             },
         );
         let moved = (prop::option::of(origin), prop::collection::vec(death, 0..3));
-        (kind, bytes, moved, unknown).prop_map(|(kind, bytes, (origin, deaths), unknown)| Frame {
-            body: Body {
-                kind,
-                bytes: bytes.into(),
+        let content = (kind, bytes, attributes(), prop::option::of(traces())).prop_map(
+            |(kind, bytes, attributes, trace)| Content {
+                body: Body {
+                    kind,
+                    bytes: bytes.into(),
+                },
+                attributes,
+                trace: trace.map(Arc::new),
             },
+        );
+        (content, moved, unknown).prop_map(|(content, (origin, deaths), unknown)| Frame {
+            content,
             origin,
             deaths,
             unknown: unknown
@@ -364,6 +471,41 @@ mod tests {
                 .map(|(kind, bytes)| (kind, bytes.into()))
                 .collect(),
         })
+    }
+
+    fn attributes() -> impl Strategy<Value = Attributes> {
+        let value = prop_oneof![
+            ("String(\\.[a-z]{1,9})?", "[^\\x00]{1,200}")
+                .prop_map(|(name, text)| (name, AttributeValue::Text(text))),
+            ("Number(\\.int)?", "-?[0-9]{1,38}")
+                .prop_map(|(name, text)| (name, AttributeValue::Text(text))),
+            (
+                "Binary(\\.[a-z]{1,9})?",
+                prop::collection::vec(any::<u8>(), 1..200)
+            )
+                .prop_map(|(name, bytes)| (name, AttributeValue::Bytes(bytes.into()))),
+        ];
+        prop::collection::btree_map("[A-Za-z0-9_-]{1,256}", value, 0..4).prop_map(|named| {
+            let attributes = named.into_iter().map(|(name, (data_type, value))| {
+                let name = AttributeName::parse("name", name).unwrap();
+                let data_type = AttributeType::parse("type", &data_type).unwrap();
+                Attribute::new("value", name, data_type, value).unwrap()
+            });
+            Attributes::new("attributes", attributes.collect()).unwrap()
+        })
+    }
+
+    fn traces() -> impl Strategy<Value = TraceContext> {
+        let traceparent = "00-[0-9a-f]{31}1-[0-9a-f]{15}1-0[01]";
+        let tracestate = prop::option::of("[a-z]{1,9}=[a-zA-Z0-9]{1,100}");
+        (traceparent, tracestate).prop_map(|(traceparent, tracestate)| TraceContext {
+            traceparent: Traceparent::parse("traceparent", &traceparent).unwrap(),
+            tracestate: tracestate.map(|text| Tracestate::parse("tracestate", &text).unwrap()),
+        })
+    }
+
+    fn text_of(text: String) -> Frame {
+        Frame::from(Content::from(Body::text("body", text).unwrap()))
     }
 
     fn written(frames: &[Frame]) -> Bytes {
@@ -381,6 +523,12 @@ mod tests {
             frames in prop::collection::vec(frames(), 0..MAX_MESSAGES),
         ) {
             prop_assert_eq!(read(&written(&frames)), Ok(frames));
+        }
+
+        #[test]
+        fn no_frame_takes_more_than_it_is_thought_to(frame in frames()) {
+            let taken = written(std::slice::from_ref(&frame)).len() - HEADER_BYTES;
+            prop_assert!(taken <= framed_len(&frame));
         }
 
         #[test]
@@ -404,15 +552,26 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_of_before_there_were_attributes_is_read_and_written_as_it_was() {
+        let stored: &[u8] = &[
+            1, 0, 0, 0, 0x97, 0xf3, 0x7d, 0xb4, // header
+            8, 1, 1, 5, b'h', b'e', b'l', b'l', b'o', // text
+        ];
+        let frames = read(&Bytes::from_static(stored)).unwrap();
+        assert_eq!(frames, [text_of("hello".to_owned())]);
+        assert_eq!(written(&frames), stored);
+    }
+
+    #[test]
     fn a_chunk_is_full_at_its_size_and_at_its_count() {
-        let small = Frame::from(Body::text("body", "x".to_owned()).unwrap());
+        let small = text_of("x".to_owned());
         let mut writer = ChunkWriter::default();
         while writer.has_room_for(&small) {
             writer.push(&small);
         }
         assert_eq!(writer.count(), MAX_MESSAGES);
 
-        let large = Frame::from(Body::text("body", "x".repeat(3_000)).unwrap());
+        let large = text_of("x".repeat(3_000));
         let mut writer = ChunkWriter::default();
         while writer.has_room_for(&large) {
             writer.push(&large);
@@ -420,7 +579,7 @@ mod tests {
         assert_eq!(writer.count(), 2);
         assert!(writer.finish().len() <= TARGET_BYTES);
 
-        let huge = Frame::from(Body::text("body", "x".repeat(100_000)).unwrap());
+        let huge = text_of("x".repeat(100_000));
         assert!(ChunkWriter::default().has_room_for(&huge));
     }
 }

@@ -108,12 +108,14 @@ pub enum Error {
         limit_bytes: usize,
     },
     /// The body's media type or content coding is not one that the operation reads.
-    #[error("{header} is {found:?}: this operation reads application/json, not compressed")]
+    #[error("{header} is {found:?}: this operation reads {supported}, not compressed")]
     UnsupportedMediaType {
         /// The header that says so.
         header: &'static str,
         /// What it says; empty when there was none.
         found: String,
+        /// What would be right.
+        supported: &'static str,
     },
     /// No credentials, or credentials that do not hold.
     #[error("{reason}")]

@@ -4,8 +4,34 @@
 
 use std::time::Duration;
 
-/// Largest message body. SQS raised its own limit to 1 MiB in August 2025.
-pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// Largest message: its body, and the names, types and values of its attributes. SQS raised its own
+/// limit to 1 MiB in August 2025.
+pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Largest message body.
+pub const MAX_BODY_BYTES: usize = MAX_MESSAGE_BYTES;
+
+/// Deepest nesting of a body that is a JSON value. Common parsers stop at 128, and answers have some
+/// levels around it.
+pub const MAX_JSON_DEPTH: usize = 100;
+
+/// Most attributes of a message (SQS: 10).
+pub const MAX_ATTRIBUTES: usize = 64;
+
+/// Longest name of an attribute, in characters (SQS: 256).
+pub const MAX_ATTRIBUTE_NAME: usize = 256;
+
+/// Longest type of an attribute, its label included, in bytes (SQS: 256).
+pub const MAX_ATTRIBUTE_TYPE: usize = 256;
+
+/// Most digits of an attribute that is a number, zeros at its ends apart (SQS: 38).
+pub const MAX_NUMBER_DIGITS: usize = 38;
+
+/// Longest `traceparent`, in bytes. Those of the version that there is have 55.
+pub const MAX_TRACEPARENT: usize = 128;
+
+/// Longest `tracestate`, in bytes: what W3C Trace Context wants to be carried at least.
+pub const MAX_TRACESTATE: usize = 512;
 
 /// Most messages in one request.
 pub const MAX_BATCH: usize = 1000;

@@ -1,15 +1,23 @@
 //! Messages as callers hand them in and get them back.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::attribute::{Attributes, not_base64};
 use super::error::{Error, Result, Violation};
 use super::limits;
+use super::trace::TraceContext;
+
+/// What an attribute begins with in a digest.
+const DIGEST_ATTRIBUTE: u8 = 255;
 
 /// How a body was given, so that it is given back the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +30,7 @@ pub enum BodyKind {
     Bytes,
 }
 
-/// What a message carries.
+/// What a message is sent for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// How it was given.
@@ -38,27 +46,108 @@ impl Body {
     /// [`Error::Invalid`] for an empty text or one with U+0000 (SQS refuses both),
     /// [`Error::TooLarge`] for one over the limit.
     pub fn text(field: impl fmt::Display, text: String) -> Result<Self> {
-        if text.is_empty() {
-            return Err(Error::invalid(
-                field.to_string(),
-                "",
-                "a body has at least one character",
-            ));
+        if text.contains('\0') {
+            let rule = "a text body has no U+0000";
+            return Err(Error::invalid(field.to_string(), text, rule));
         }
-        if text.len() > limits::MAX_BODY_BYTES {
+        Self::sized(field, BodyKind::Text, text.into())
+    }
+
+    /// A JSON value that a caller sent in `field`, as compact text.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for one over the limit.
+    pub fn json(field: impl fmt::Display, compact: String) -> Result<Self> {
+        Self::sized(field, BodyKind::Json, compact.into())
+    }
+
+    /// Bytes that a caller sent as base64 in `field`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is no base64, or empty; [`Error::TooLarge`] for what is over the
+    /// limit.
+    pub fn base64(field: impl fmt::Display, text: &str) -> Result<Self> {
+        match STANDARD.decode(text) {
+            Ok(bytes) => Self::bytes(field, bytes.into()),
+            Err(error) => Err(not_base64(field, text, error)),
+        }
+    }
+
+    /// Bytes that a caller sent in `field`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there are none, [`Error::TooLarge`] when they are over the limit.
+    pub fn bytes(field: impl fmt::Display, bytes: Bytes) -> Result<Self> {
+        Self::sized(field, BodyKind::Bytes, bytes)
+    }
+
+    fn sized(field: impl fmt::Display, kind: BodyKind, bytes: Bytes) -> Result<Self> {
+        if bytes.is_empty() {
+            let rule = match kind {
+                BodyKind::Text | BodyKind::Json => "a body has at least one character",
+                BodyKind::Bytes => "a body has at least one byte",
+            };
+            return Err(Error::invalid(field.to_string(), "", rule));
+        }
+        if bytes.len() > limits::MAX_BODY_BYTES {
             return Err(Error::TooLarge {
                 field: field.to_string(),
                 limit_bytes: limits::MAX_BODY_BYTES,
             });
         }
-        if text.contains('\0') {
-            let rule = "a text body has no U+0000";
-            return Err(Error::invalid(field.to_string(), text, rule));
+        Ok(Self { kind, bytes })
+    }
+}
+
+/// What a message carries from its sender to its receivers, wherever it goes meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// What it is sent for.
+    pub body: Body,
+    /// What is said beside the body.
+    pub attributes: Attributes,
+    /// The trace that it belongs to. Messages of one request share it.
+    pub trace: Option<Arc<TraceContext>>,
+}
+
+impl Content {
+    /// What a caller sent in `field`.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when body and attributes together are over the limit.
+    pub fn new(
+        field: impl fmt::Display,
+        body: Body,
+        attributes: Attributes,
+        trace: Option<Arc<TraceContext>>,
+    ) -> Result<Self> {
+        let content = Self {
+            body,
+            attributes,
+            trace,
+        };
+        if content.size() > limits::MAX_MESSAGE_BYTES {
+            return Err(Error::TooLarge {
+                field: field.to_string(),
+                limit_bytes: limits::MAX_MESSAGE_BYTES,
+            });
         }
-        Ok(Self {
-            kind: BodyKind::Text,
-            bytes: Bytes::from(text),
-        })
+        Ok(content)
+    }
+
+    /// What counts of it: the body and the attributes, in bytes.
+    pub fn size(&self) -> usize {
+        self.body.bytes.len() + self.attributes.size()
+    }
+}
+
+impl From<Body> for Content {
+    fn from(body: Body) -> Self {
+        Self {
+            body,
+            attributes: Attributes::default(),
+            trace: None,
+        }
     }
 }
 
@@ -66,7 +155,7 @@ impl Body {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewMessage {
     /// What it carries.
-    pub body: Body,
+    pub content: Content,
     /// How long it stays hidden, if not as the queue says.
     pub delay: Option<Duration>,
     /// How long it lives, if not for as long as the queue keeps messages.
@@ -76,7 +165,7 @@ pub struct NewMessage {
 impl From<Body> for NewMessage {
     fn from(body: Body) -> Self {
         Self {
-            body,
+            content: body.into(),
             delay: None,
             time_to_live: None,
         }
@@ -118,7 +207,8 @@ impl IdempotencyKey {
 }
 
 impl NewMessage {
-    /// What a request sends, in short: another request has another digest.
+    /// What a request sends, in short: another request has another digest. The trace is not part of it,
+    /// because a caller that tries again may do so in a span of its own.
     pub fn digest(messages: &[Self]) -> [u8; 32] {
         let mut hash = Sha256::new();
         for message in messages {
@@ -127,16 +217,29 @@ impl NewMessage {
                     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
                 })
             };
-            let kind = match message.body.kind {
+            let Content {
+                body, attributes, ..
+            } = &message.content;
+            let kind = match body.kind {
                 BodyKind::Text => 0,
                 BodyKind::Json => 1,
                 BodyKind::Bytes => 2,
             };
+            let counted = |hash: &mut Sha256, bytes: &[u8]| {
+                hash.update((bytes.len() as u64).to_be_bytes());
+                hash.update(bytes);
+            };
             hash.update([kind]);
             hash.update(seconds(message.delay).to_be_bytes());
             hash.update(seconds(message.time_to_live).to_be_bytes());
-            hash.update((message.body.bytes.len() as u64).to_be_bytes());
-            hash.update(&message.body.bytes);
+            counted(&mut hash, &body.bytes);
+            for attribute in attributes.iter() {
+                // No kind of a body, with which the next message begins.
+                hash.update([DIGEST_ATTRIBUTE]);
+                counted(&mut hash, attribute.name().as_bytes());
+                counted(&mut hash, attribute.data_type().as_str().as_bytes());
+                counted(&mut hash, attribute.value().as_bytes());
+            }
         }
         hash.finalize().into()
     }
@@ -192,7 +295,7 @@ pub struct ReceivedMessage {
     /// The proof of this delivery: deletes the message.
     pub receipt_handle: String,
     /// What it carries.
-    pub body: Body,
+    pub content: Content,
     /// When it was sent.
     pub sent_at: OffsetDateTime,
     /// When it was first received.
@@ -223,4 +326,77 @@ pub enum Deletion {
     Deleted,
     /// The receipt is of a delivery that the queue no longer knows; nothing was deleted.
     Stale(Violation),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::attribute::{Attribute, AttributeName, AttributeType, AttributeValue};
+
+    fn message(text: &str) -> NewMessage {
+        Body::text("body", text.to_owned()).unwrap().into()
+    }
+
+    fn with(mut message: NewMessage, attributes: &[(&str, &str, &str)]) -> NewMessage {
+        let attributes = attributes.iter().map(|(name, data_type, value)| {
+            let name = AttributeName::parse("name", (*name).to_owned()).unwrap();
+            let data_type = AttributeType::parse("type", data_type).unwrap();
+            let value = AttributeValue::Text((*value).to_owned());
+            Attribute::new("value", name, data_type, value).unwrap()
+        });
+        message.content.attributes = Attributes::new("attributes", attributes.collect()).unwrap();
+        message
+    }
+
+    #[test]
+    fn the_digest_of_messages_without_attributes_is_what_it_always_was() {
+        let first = NewMessage {
+            time_to_live: Some(Duration::from_secs(60)),
+            ..message("hello")
+        };
+        let second = NewMessage {
+            delay: Some(Duration::from_secs(5)),
+            ..message("x")
+        };
+        let digest = NewMessage::digest(&[first, second]);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = "2784d6db7715428e440827f109f69d84df132e944af7f54aede08ea4ff764eb5";
+        assert_eq!(digest, expected);
+    }
+
+    #[test]
+    fn messages_with_other_attributes_have_other_digests() {
+        let sends = [
+            vec![message("a"), message("b")],
+            vec![with(message("a"), &[("x", "String", "1")]), message("b")],
+            vec![message("a"), with(message("b"), &[("x", "String", "1")])],
+            vec![with(message("a"), &[("x", "String", "2")]), message("b")],
+            vec![with(message("a"), &[("x", "Number", "1")]), message("b")],
+            vec![with(message("a"), &[("x", "String.a", "1")]), message("b")],
+            vec![with(message("a"), &[("xS", "String", "1")]), message("b")],
+            vec![
+                with(message("a"), &[("x", "String", "1"), ("y", "String", "1")]),
+                message("b"),
+            ],
+        ];
+        let digests: std::collections::BTreeSet<_> =
+            sends.iter().map(|send| NewMessage::digest(send)).collect();
+        assert_eq!(digests.len(), sends.len());
+    }
+
+    #[test]
+    fn the_digest_does_not_depend_on_the_trace() {
+        let traced = |parent: &str| {
+            let traceparent = crate::domain::trace::Traceparent::parse("t", parent).unwrap();
+            let mut message = message("a");
+            message.content.trace = Some(Arc::new(TraceContext {
+                traceparent,
+                tracestate: None,
+            }));
+            NewMessage::digest(&[message])
+        };
+        let one = traced("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let other = traced("00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01");
+        assert_eq!(one, other);
+    }
 }

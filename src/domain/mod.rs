@@ -4,6 +4,7 @@
 //! persists them, and both learn every rule from this one place.
 
 pub mod access;
+pub mod attribute;
 pub mod chunk;
 pub mod error;
 pub mod lane;
@@ -13,5 +14,6 @@ pub mod message;
 pub mod message_id;
 pub mod queue;
 pub mod receipt;
+pub mod trace;
 
 pub use error::{Error, Result, Violation};

@@ -39,6 +39,7 @@ fn next(error: &Error) -> Option<Error> {
         Error::TooLarge { .. } => Error::UnsupportedMediaType {
             header: "Content-Type",
             found: "text/plain".to_owned(),
+            supported: "application/json",
         },
         Error::UnsupportedMediaType { .. } => Error::Unauthenticated {
             reason: "the bearer token has expired; ask for a new one",

@@ -251,7 +251,7 @@ impl Model {
         let died = [("one", message.deliveries_before)];
         let expected = usize::from(message.deliveries_before > 0);
         assert_eq!(deaths, died[..expected]);
-        assert_eq!(received.body.bytes, message.body.as_bytes());
+        assert_eq!(received.content.body.bytes, message.body.as_bytes());
         assert_eq!(received.sent_at, message.sent_at);
         let first = *message
             .first_received_at

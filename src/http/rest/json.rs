@@ -23,7 +23,7 @@ use super::problem::Failure;
 use crate::domain::{Error, Result};
 use crate::http::Gate;
 
-const MEDIA_TYPE: &str = "application/json";
+pub(super) const MEDIA_TYPE: &str = "application/json";
 
 /// Largest body in which a bad value is looked up to be shown: as a tree, JSON takes up to twenty
 /// times its own size.
@@ -43,7 +43,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Gate>> for Input<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Failure> {
-        require_json(request.headers())?;
+        require(request.headers(), MEDIA_TYPE)?;
         let (body, place) = read(request.into_body(), gate).await?;
         Ok(Self(parse(&body)?, place))
     }
@@ -55,13 +55,13 @@ impl<T: DeserializeOwned> OptionalFromRequest<Arc<Gate>> for Input<T> {
     async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Option<Self>, Failure> {
         let (head, body) = request.into_parts();
         if head.headers.contains_key(CONTENT_TYPE) {
-            require_json(&head.headers)?;
+            require(&head.headers, MEDIA_TYPE)?;
         }
         let (body, place) = read(body, gate).await?;
         if body.is_empty() {
             return Ok(None);
         }
-        require_json(&head.headers)?;
+        require(&head.headers, MEDIA_TYPE)?;
         Ok(Some(Self(parse(&body)?, place)))
     }
 }
@@ -79,24 +79,29 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-fn require_json(headers: &HeaderMap) -> Result<()> {
-    require_no_coding(headers)?;
-    let found = headers
-        .get(CONTENT_TYPE)
-        .map(|found| String::from_utf8_lossy(found.as_bytes()))
-        .unwrap_or_default();
-    let essence = found.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case(MEDIA_TYPE) {
-        Ok(())
-    } else {
-        Err(Error::UnsupportedMediaType {
-            header: "Content-Type",
-            found: found.into_owned(),
-        })
+/// Refuses a body that is not JSON as it stands. `supported` is what the operation reads.
+pub(super) fn require(headers: &HeaderMap, supported: &'static str) -> Result<()> {
+    require_no_coding(headers, supported)?;
+    if is_of(headers, MEDIA_TYPE) {
+        return Ok(());
     }
+    let found = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    Err(Error::UnsupportedMediaType {
+        header: "Content-Type",
+        found: String::from_utf8_lossy(found.unwrap_or_default()).into_owned(),
+        supported,
+    })
 }
 
-fn require_no_coding(headers: &HeaderMap) -> Result<()> {
+/// Whether the body has a media type, whatever its parameters are.
+pub(super) fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
+    let found = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let mut parts = found.unwrap_or_default().split(|c| *c == b';');
+    let essence = parts.next().unwrap_or_default().trim_ascii();
+    essence.eq_ignore_ascii_case(media_type.as_bytes())
+}
+
+pub(super) fn require_no_coding(headers: &HeaderMap, supported: &'static str) -> Result<()> {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     let Some(found) = codings.find(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
     else {
@@ -105,11 +110,12 @@ fn require_no_coding(headers: &HeaderMap) -> Result<()> {
     Err(Error::UnsupportedMediaType {
         header: "Content-Encoding",
         found: String::from_utf8_lossy(found.as_bytes()).into_owned(),
+        supported,
     })
 }
 
 /// Reads a body whose size the stack has limited.
-async fn read(body: Body, gate: &Gate) -> Result<(Bytes, OwnedSemaphorePermit)> {
+pub(super) async fn read(body: Body, gate: &Gate) -> Result<(Bytes, OwnedSemaphorePermit)> {
     let limit = gate.http.limits.body_timeout;
     tokio::time::timeout(limit, collect(body, gate))
         .await
@@ -167,7 +173,7 @@ fn is_length_limit(error: &axum::Error) -> bool {
     false
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body)
         .map(|Object(value)| value)
         .map_err(|error| explain::<T>(body, &error))
@@ -199,11 +205,16 @@ fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Error
     Error::invalid(pointer, value.unwrap_or_default(), rule)
 }
 
+/// A member's name as a JSON pointer has it.
+pub(super) fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
 fn pointer(path: &Path) -> String {
     path.iter()
         .map(|segment| match segment {
             Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Map { key } => format!("/{}", escaped(key)),
             Segment::Enum { variant } => format!("/{variant}"),
             Segment::Unknown => String::new(),
         })
@@ -227,6 +238,41 @@ where
 {
     let objects = Vec::<Object<T>>::deserialize(deserializer)?;
     Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
+/// For a field that is an object of up to `MOST` JSON objects by name, in the order given. A name may
+/// come twice.
+pub(super) fn named_objects<'de, T, D, const MOST: usize>(
+    deserializer: D,
+) -> Result<Vec<(String, T)>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    deserializer.deserialize_map(NamedVisitor::<T, MOST>(PhantomData))
+}
+
+struct NamedVisitor<T, const MOST: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for NamedVisitor<T, MOST> {
+    type Value = Vec<(String, T)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a JSON object of up to {MOST} members")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut named = Vec::new();
+        while let Some((name, Object(value))) = members.next_entry()? {
+            if named.len() == MOST {
+                return Err(serde::de::Error::custom(format_args!(
+                    "up to {MOST} members"
+                )));
+            }
+            named.push((name, value));
+        }
+        Ok(named)
+    }
 }
 
 /// A struct that is read from an object only. What serde derives reads it from an array of its
@@ -385,8 +431,8 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, value.parse().unwrap());
-            assert_eq!(require_json(&headers).is_ok(), good, "{value}");
+            assert_eq!(require(&headers, MEDIA_TYPE).is_ok(), good, "{value}");
         }
-        assert!(require_json(&HeaderMap::new()).is_err());
+        assert!(require(&HeaderMap::new(), MEDIA_TYPE).is_err());
     }
 }

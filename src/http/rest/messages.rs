@@ -1,24 +1,28 @@
 //! Messages over REST: wire types and handlers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use axum::extract::{FromRequest, Request, State};
+use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Json;
 use super::json::{Input, not_null, objects};
+use super::message::{Death, MessageContent, MessageToSend};
 use super::parameters::{
-    IdempotencyKeyHeader, IdempotencyKeyParameter, QueueInPath, QueueParameter,
+    IdempotencyKeyHeader, IdempotencyKeyParameter, QueueAlone, QueueInPath, QueueParameter,
+    TimesParameters, TraceParameters, trace_of,
 };
 use super::problem::Failure;
-use crate::domain::message::{Body, BodyKind, DeathCause, Deletion, NewMessage, ReceivedMessage};
+use super::{Json, json, octets};
+use crate::domain::message::{Deletion, NewMessage, ReceivedMessage};
 use crate::domain::queue::seconds;
 use crate::domain::{Error, Result, Violation, limits, message};
+use crate::http::Gate;
 use crate::http::authorized::{Authorized, needs};
 use crate::service::{ReceiveRequest, Service};
 
@@ -32,41 +36,47 @@ pub(super) struct SendMessages {
     messages: Vec<MessageToSend>,
 }
 
-/// A message to be sent.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MessageToSend {
-    /// Its text, without U+0000: up to 1048576 bytes of UTF-8, which are fewer characters than
-    /// `maxLength` where a character has more bytes than one.
-    #[schema(min_length = 1, max_length = 1048576, pattern = "^[^\\u0000]*$")]
-    body: String,
-    /// How long it stays hidden; when left out, as the queue says. Shorter than the queue keeps
-    /// messages.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 0, maximum = 315360000)]
-    delay_seconds: Option<i64>,
-    /// How long it lives; when left out, for as long as the queue keeps messages.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 1, maximum = 315360000)]
-    time_to_live_seconds: Option<i64>,
+/// What a request sends, in either media type.
+pub(super) struct ToSend {
+    messages: Vec<NewMessage>,
+    /// Whether it is one message as it is, outside of JSON.
+    is_octets: bool,
+    /// Among the bytes that the server keeps of requests.
+    _place: OwnedSemaphorePermit,
 }
 
-impl MessageToSend {
-    fn into_domain(self, index: usize) -> Result<NewMessage> {
-        let body = Body::text(format_args!("/messages/{index}/body"), self.body)?;
-        let within = |field: &str, given: Option<i64>, least: Duration| {
-            given
-                .map(|given| {
-                    let field = format!("/messages/{index}/{field}");
-                    seconds(&field, given, least..=limits::MAX_LIFE)
-                })
-                .transpose()
+impl FromRequest<Arc<Gate>> for ToSend {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Failure> {
+        const SUPPORTED: &str = "application/json or application/octet-stream";
+        let (head, body) = request.into_parts();
+        let headers = &head.headers;
+        let is_octets = json::is_of(headers, octets::MEDIA_TYPE);
+        let times = octets::Times::of(&head, !is_octets)?;
+        if is_octets {
+            json::require_no_coding(headers, SUPPORTED)?;
+        } else {
+            json::require(headers, SUPPORTED)?;
+            octets::refuse_attributes(headers)?;
+        }
+        let (body, place) = json::read(body, gate).await?;
+        let messages = if is_octets {
+            let message = octets::message(headers, body, &times);
+            vec![message.map_err(octets::retold)?]
+        } else {
+            let request: SendMessages = json::parse(&body)?;
+            require_batch(request.messages.len())?;
+            let trace = trace_of(headers);
+            let messages = request.messages.into_iter().enumerate();
+            messages
+                .map(|(index, message)| message.into_domain(index, trace.as_ref()))
+                .collect::<Result<_>>()?
         };
-        let second = Duration::from_secs(1);
-        Ok(NewMessage {
-            body,
-            delay: within("delay_seconds", self.delay_seconds, Duration::ZERO)?,
-            time_to_live: within("time_to_live_seconds", self.time_to_live_seconds, second)?,
+        Ok(Self {
+            messages,
+            is_octets,
+            _place: place,
         })
     }
 }
@@ -102,11 +112,19 @@ impl From<message::SentMessage> for SentMessage {
 /// When this is answered by 200, the messages are on disk, unless the queue's durability is `async`.
 /// With an `Idempotency-Key` the request can be repeated within the queue's deduplication window: it is
 /// answered as the first time, and nothing is sent again.
+///
+/// As `application/octet-stream`, the request's body is the body of one message. Each header
+/// `Towpath-Attribute-<name>` is then an attribute of the type `String`, whose name has lower-case letters
+/// only, as headers do.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/messages", operation_id = "sendMessages", tag = "messages",
-    params(QueueParameter, IdempotencyKeyParameter),
-    request_body(content = SendMessages, description = "1 to 1000 messages",
-        example = json!({"messages": [{"body": "hello"}]})),
+    params(QueueParameter, TimesParameters, IdempotencyKeyParameter, TraceParameters),
+    request_body(description = "1 to 1000 messages, or the bytes of one", content(
+        (SendMessages = "application/json", example = json!({"messages": [
+            {"body": "hello"},
+            {"body_json": {"order": 4711}, "attributes": {"colour": {"value": "red"}}}]})),
+        (inline(octets::Octets) = "application/octet-stream"),
+    )),
     responses(
         (status = 200, description = "The messages were sent", body = SentMessages,
             example = json!({"messages": [{
@@ -117,21 +135,19 @@ impl From<message::SentMessage> for SentMessage {
 )]
 pub(super) async fn send_messages(
     caller: Authorized<needs::Send>,
-    QueueInPath(queue): QueueInPath,
+    QueueAlone(queue): QueueAlone,
     State(service): State<Service>,
     IdempotencyKeyHeader(key): IdempotencyKeyHeader,
-    Input(request, _place): Input<SendMessages>,
+    to_send: ToSend,
 ) -> Result<Json<SentMessages>, Failure> {
-    require_batch(request.messages.len())?;
-    let messages = request
-        .messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, message)| message.into_domain(index))
-        .collect::<Result<_>>()?;
     let sent = service
-        .send_messages(&caller.tenant, &queue, messages, key)
-        .await?;
+        .send_messages(&caller.tenant, &queue, to_send.messages, key)
+        .await;
+    let sent = if to_send.is_octets {
+        sent.map_err(octets::retold)?
+    } else {
+        sent?
+    };
     Ok(Json(SentMessages {
         messages: sent.into_iter().map(SentMessage::from).collect(),
     }))
@@ -202,11 +218,9 @@ pub(super) struct MessageInFlight {
     message_id: Uuid,
     /// The proof of this delivery: deletes the message.
     receipt_handle: String,
-    /// What it carries.
-    body: String,
-    /// How to read `body`: as it stands, as JSON text, or as base64.
-    #[schema(value_type = BodyKindName)]
-    body_kind: &'static str,
+    #[serde(flatten)]
+    #[schema(inline)]
+    content: MessageContent,
     /// When it was sent.
     #[serde(with = "time::serde::rfc3339")]
     sent_at: OffsetDateTime,
@@ -225,66 +239,12 @@ pub(super) struct MessageInFlight {
     deaths: Vec<Death>,
 }
 
-/// One time that a message came to a dead-letter queue.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Death {
-    /// The queue that it came from.
-    queue: String,
-    /// Why.
-    #[schema(value_type = DeathReason)]
-    reason: &'static str,
-    /// What the last receiver said when it gave up.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    text: Option<String>,
-    /// When.
-    #[serde(with = "time::serde::rfc3339")]
-    at: OffsetDateTime,
-    /// How often it had been received there.
-    #[schema(minimum = 1)]
-    receive_count: i32,
-}
-
-/// Why a message came to a dead-letter queue.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes; `Death` writes")]
-enum DeathReason {
-    MaxReceiveCount,
-}
-
-impl From<message::Death> for Death {
-    fn from(death: message::Death) -> Self {
-        Self {
-            queue: death.queue,
-            reason: match death.cause {
-                DeathCause::MaxReceiveCount => "max_receive_count",
-            },
-            text: death.text,
-            at: death.at,
-            receive_count: death.receive_count,
-        }
-    }
-}
-
-/// How to read a body.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes; `body` writes")]
-enum BodyKindName {
-    Text,
-    Json,
-    Base64,
-}
-
 impl MessageInFlight {
     fn new(received: ReceivedMessage) -> Result<Self> {
-        let (body, body_kind) = body(received.body)?;
         Ok(Self {
             message_id: received.message_id,
             receipt_handle: received.receipt_handle,
-            body,
-            body_kind,
+            content: MessageContent::new(received.content)?,
             sent_at: received.sent_at,
             first_received_at: received.first_received_at,
             receive_count: received.receive_count,
@@ -294,19 +254,15 @@ impl MessageInFlight {
     }
 }
 
-fn body(body: Body) -> Result<(String, &'static str)> {
-    let text = |bytes| String::from_utf8(Vec::from(bytes)).map_err(Error::internal);
-    match body.kind {
-        BodyKind::Text => Ok((text(body.bytes)?, "text")),
-        BodyKind::Json => Ok((text(body.bytes)?, "json")),
-        BodyKind::Bytes => Ok((STANDARD.encode(body.bytes), "base64")),
-    }
-}
-
 /// Receive messages
 ///
 /// They stay hidden from other receivers until `visible_at`; delete them before, or they are
 /// delivered again. An empty body means all defaults.
+///
+/// With `Accept: application/octet-stream` one message is received, and the answer's body is the
+/// message's; 204 says that there was none. What can be said in headers is there: also each attribute whose
+/// value can, as `Towpath-Attribute-<name>` (a `Binary` one as base64), 2 KiB together at most, and in
+/// `Towpath-Attributes-Left-Out` how many cannot.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/messages/receive", operation_id = "receiveMessages",
     tag = "messages",
@@ -314,8 +270,20 @@ fn body(body: Body) -> Result<(String, &'static str)> {
     request_body(content = ReceiveMessages, description = "How many, and how long to wait",
         example = json!({"max_messages": 10, "wait_seconds": 20})),
     responses(
-        (status = 200, description = "The messages received, or none", body = ReceivedMessages,
-            example = json!({"messages": [super::openapi::message_example()]})),
+        (status = 200, description = "The messages received, or none", content(
+            (ReceivedMessages = "application/json",
+                example = json!({"messages": [super::openapi::message_example()]})),
+            (inline(octets::Octets) = "application/octet-stream"),
+        ), headers(
+            ("Towpath-Message-Id" = String, description = "As `application/octet-stream`: its id"),
+            ("Towpath-Receipt-Handle" = String, description = "As `application/octet-stream`: the proof of this delivery"),
+            ("Towpath-Receive-Count" = String, description = "As `application/octet-stream`: how often it was received"),
+            ("Towpath-Sent-At" = String, description = "As `application/octet-stream`: when it was sent"),
+            ("Towpath-Visible-At" = String, description = "As `application/octet-stream`: when others may receive it"),
+            ("Towpath-Attributes-Left-Out" = String,
+                description = "As `application/octet-stream`: how many attributes are not in headers, if any"),
+        )),
+        (status = 204, description = "As `application/octet-stream`: no message"),
         (status = 404, description = "There is no such queue"),
     ),
 )]
@@ -323,19 +291,27 @@ pub(super) async fn receive_messages(
     caller: Authorized<needs::Receive>,
     QueueInPath(queue): QueueInPath,
     State(service): State<Service>,
+    octets::IsAccepted(as_octets): octets::IsAccepted,
     body: Option<Input<ReceiveMessages>>,
-) -> Result<Json<ReceivedMessages>, Failure> {
+) -> Result<Response, Failure> {
     let request = body
         .map_or_else(ReceiveMessages::default, |Input(body, _place)| body)
         .request()?;
-    let received = service
+    if as_octets && request.max > 1 {
+        let rule = "1 with Accept: application/octet-stream, which has one message in an answer";
+        return Err(Error::invalid("/max_messages", request.max.to_string(), rule).into());
+    }
+    let mut received = service
         .receive_messages(&caller.tenant, &queue, request)
         .await?;
+    if as_octets {
+        return Ok(octets::answer(received.pop())?);
+    }
     let messages = received
         .into_iter()
         .map(MessageInFlight::new)
         .collect::<Result<_>>()?;
-    Ok(Json(ReceivedMessages { messages }))
+    Ok(Json(ReceivedMessages { messages }).into_response())
 }
 
 /// Messages to be deleted.

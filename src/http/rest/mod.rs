@@ -2,7 +2,10 @@
 //! function of `service` and encodes; rules live below.
 
 mod json;
+mod json_body;
+mod message;
 mod messages;
+mod octets;
 pub mod openapi;
 mod page;
 mod parameters;

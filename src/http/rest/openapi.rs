@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    Components, ContentBuilder, HeaderBuilder, Info, License, OpenApi, OpenApiBuilder, Ref, RefOr,
-    Required, Response, Tag,
+    Components, ContentBuilder, HeaderBuilder, Info, License, Object, OpenApi, OpenApiBuilder, Ref,
+    RefOr, Required, Response, Schema, Tag,
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
@@ -32,6 +32,10 @@ pub(super) const RECEIPT_HANDLE: &str =
 /// The document as it is served and committed: pretty JSON that ends with a line feed.
 pub fn document() -> String {
     let mut api = super::api().into_openapi();
+    let schemas = api.components.iter_mut();
+    for schema in schemas.flat_map(|components| components.schemas.values_mut()) {
+        flatten(schema);
+    }
     for (path, item) in &mut api.paths.paths {
         for operation in [
             &mut item.get,
@@ -103,6 +107,25 @@ pub(super) fn frame() -> OpenApi {
             ),
         ]))
         .build()
+}
+
+/// Makes one object of what is written as several: utoipa describes a flattened struct by `allOf`, at
+/// which generators stumble.
+fn flatten(schema: &mut RefOr<Schema>) {
+    let RefOr::T(Schema::AllOf(all)) = schema else {
+        return;
+    };
+    let mut whole = Object::new();
+    // Its own members come last there, and first here.
+    for part in std::mem::take(&mut all.items).into_iter().rev() {
+        let RefOr::T(Schema::Object(part)) = part else {
+            unreachable!("only inlined structs are flattened");
+        };
+        whole.properties.extend(part.properties);
+        whole.required.extend(part.required);
+    }
+    whole.description = all.description.take();
+    *schema = RefOr::T(Schema::Object(whole));
 }
 
 /// Adds what an operation shares with all others of its sort: the ways to fail, and headers.
@@ -219,6 +242,7 @@ fn example(status: &str, is_public: bool) -> Option<Error> {
         "415" => Error::UnsupportedMediaType {
             header: "Content-Type",
             found: "text/plain".to_owned(),
+            supported: "application/json",
         },
         "422" => Error::invalid("/wait_seconds", "21", "whole seconds from 0 to 20"),
         "500" => Error::internal("never shown"),
@@ -248,6 +272,8 @@ pub(super) fn message_example() -> Value {
         "receipt_handle": RECEIPT_HANDLE,
         "body": "hello",
         "body_kind": "text",
+        "attributes": {"colour": {"type": "String", "value": "red"}},
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "sent_at": "2026-11-20T12:00:00.123456Z",
         "first_received_at": "2026-11-20T12:00:01.5Z",
         "receive_count": 1,

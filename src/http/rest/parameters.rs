@@ -1,12 +1,16 @@
 //! What stands in a request's address: the queue's name and the query. Bodies are not read here.
 
+use std::sync::Arc;
+
 use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use utoipa::IntoParams;
 
 use super::problem::Failure;
 use crate::domain::message::IdempotencyKey;
 use crate::domain::queue::QueueName;
+use crate::domain::trace::{TraceContext, Traceparent, Tracestate};
 use crate::domain::{Error, Result};
 
 /// The query's parameters by name: each at most once, and no others.
@@ -78,6 +82,17 @@ async fn queue_in_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<Q
             detail: error.body_text(),
         })?;
     QueueName::parse("queue", &name)
+}
+
+/// The queue of a route that reads its query parameters itself.
+pub(super) struct QueueAlone(pub(super) QueueName);
+
+impl<S: Send + Sync> FromRequestParts<S> for QueueAlone {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        Ok(Self(queue_in_path(parts, state).await?))
+    }
 }
 
 /// The queue of a delete, and whether it goes although others need it.
@@ -159,4 +174,57 @@ pub(super) struct QueueParameter {
     /// The queue's name: 1 to 80 letters, digits, hyphens and underscores.
     #[param(example = "orders", pattern = "^[A-Za-z0-9_-]{1,80}$")]
     queue: String,
+}
+
+/// The headers of W3C Trace Context.
+pub(super) const TRACEPARENT: &str = "traceparent";
+pub(super) const TRACESTATE: &str = "tracestate";
+
+/// The trace and the span that a request is of. What is not well formed is as if it was not there: it
+/// may be the work of any proxy.
+pub(super) fn trace_of(headers: &HeaderMap) -> Option<Arc<TraceContext>> {
+    let mut given = headers.get_all(TRACEPARENT).iter();
+    let traceparent = given.next()?.to_str().ok()?;
+    let traceparent = Traceparent::parse(TRACEPARENT, traceparent).ok()?;
+    if given.next().is_some() {
+        return None;
+    }
+    let lists = headers.get_all(TRACESTATE).iter();
+    let lists = lists
+        .map(|list| list.to_str().ok())
+        .collect::<Option<Vec<_>>>();
+    let tracestate = lists.and_then(|lists| Tracestate::parse(TRACESTATE, &lists.join(",")).ok());
+    Some(Arc::new(TraceContext {
+        traceparent,
+        tracestate,
+    }))
+}
+
+/// The same for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes; `trace_of` reads")]
+pub(super) struct TraceParameters {
+    /// The trace and the span that the messages are sent in, for those that do not say themselves (W3C
+    /// Trace Context). Ignored when it is not well formed.
+    #[param(nullable = false)]
+    traceparent: Option<String>,
+    /// What vendors add to `traceparent`.
+    #[param(nullable = false)]
+    tracestate: Option<String>,
+}
+
+/// The same for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes; `octets::Times` reads")]
+pub(super) struct TimesParameters {
+    /// For `application/octet-stream`: how long the message stays hidden; when left out, as the queue
+    /// says.
+    #[param(nullable = false, minimum = 0, maximum = 315360000)]
+    delay_seconds: Option<i64>,
+    /// For `application/octet-stream`: how long the message lives; when left out, for as long as the
+    /// queue keeps messages.
+    #[param(nullable = false, minimum = 1, maximum = 315360000)]
+    time_to_live_seconds: Option<i64>,
 }

@@ -56,7 +56,8 @@ name with a digit of another script | PUT Q/a%D9%A1 |  | queue | a١ | 1 to 80 l
 a parameter where there is none | PUT Q/orders?force=1 |  | force | 1 | no query parameters
 a parameter without a name | GET Q/orders?=1 |  |  | 1 | no query parameters
 a parameter without a value | GET Q/orders?force |  | force |  | no query parameters
-a parameter of a message | POST Q/orders/messages?delay=1 | {"messages":[{"body":"a"}]} | delay | 1 | no query parameters
+a parameter of a message | POST Q/orders/messages?delay=1 | {"messages":[{"body":"a"}]} | delay | 1 | the query parameters delay_seconds, time_to_live_seconds
+a parameter for one message | POST Q/orders/messages?delay_seconds=1 | {"messages":[{"body":"a"}]} | delay_seconds | 1 | a parameter of application/octet-stream
 a limit of 0 | GET Q?limit=0 |  | limit | 0 | a whole number from 1 to 1000
 a limit of 1001 | GET Q?limit=1001 |  | limit | 1001 | a whole number from 1 to 1000
 a limit of -1 | GET Q?limit=-1 |  | limit | -1 | a whole number from 1 to 1000
@@ -83,7 +84,7 @@ a message alone | POST Q/orders/messages | {"body":"a"} | /body | "a" | unknown 
 null for a message | POST Q/orders/messages | {"messages":[null]} | /messages/0 | null | expected a JSON object
 text for a message | POST Q/orders/messages | {"messages":["a"]} | /messages/0 | "a" | expected a JSON object
 array for a message | POST Q/orders/messages | {"messages":[["a"]]} | /messages/0 | ["a"] | expected a JSON object
-a message without a body | POST Q/orders/messages | {"messages":[{"body":"a"},{}]} | /messages/1 | {} | missing field `body`
+a message without a body | POST Q/orders/messages | {"messages":[{"body":"a"},{}]} | /messages/1 |  | exactly one of body, body_json and body_base64
 null for a body | POST Q/orders/messages | {"messages":[{"body":null}]} | /messages/0/body | null | expected a string
 number for a body | POST Q/orders/messages | {"messages":[{"body":5}]} | /messages/0/body | 5 | expected a string
 object for a body | POST Q/orders/messages | {"messages":[{"body":{"a":{"b":[1]}}}]} | /messages/0/body | {"a":{"b":[1]}} | expected a string
@@ -91,6 +92,47 @@ array for a body | POST Q/orders/messages | {"messages":[{"body":["a"]}]} | /mes
 an empty body | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":""}]} | /messages/1/body |  | at least one character
 a body with NUL | POST Q/orders/messages | {"messages":[{"body":"a\u0000b"}]} | /messages/0/body | a^b | a text body has no U+0000
 a body twice | POST Q/orders/messages | {"messages":[{"body":"a","body":"b"}]} | /messages/0 | {"body":"b"} | duplicate field `body`
+two bodies | POST Q/orders/messages | {"messages":[{"body":"a","body_json":1}]} | /messages/0 |  | exactly one of body, body_json and body_base64
+a JSON body twice | POST Q/orders/messages | {"messages":[{"body_json":1,"body_json":2}]} | /messages/0 | {"body_json":2} | duplicate field `body_json`
+a JSON body with 1e400 | POST Q/orders/messages | {"messages":[{"body_json":[1e400]}]} | /messages/0/body_json | [1e400] | number out of range
+a JSON body with half a surrogate pair | POST Q/orders/messages | {"messages":[{"body_json":"\ud800"}]} | /messages/0/body_json | "\ud800" | common parsers read
+a JSON body nested too deep | POST Q/orders/messages | {"messages":[{"body_json":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}]} | /messages/0/body_json | [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[… | nested up to 100 deep
+null for base64 | POST Q/orders/messages | {"messages":[{"body_base64":null}]} | /messages/0/body_base64 | null | expected a string
+no base64 at all | POST Q/orders/messages | {"messages":[{"body_base64":""}]} | /messages/0/body_base64 |  | at least one byte
+no base64 | POST Q/orders/messages | {"messages":[{"body_base64":"a*b="}]} | /messages/0/body_base64 | a*b= | base64 with its padding
+base64 without padding | POST Q/orders/messages | {"messages":[{"body_base64":"YQ"}]} | /messages/0/body_base64 | YQ | base64 with its padding
+base64 for URLs | POST Q/orders/messages | {"messages":[{"body_base64":"_w=="}]} | /messages/0/body_base64 | _w== | base64 with its padding
+null for attributes | POST Q/orders/messages | {"messages":[{"body":"a","attributes":null}]} | /messages/0/attributes | null | expected a JSON object
+array for attributes | POST Q/orders/messages | {"messages":[{"body":"a","attributes":[]}]} | /messages/0/attributes | [] | expected a JSON object
+null for an attribute | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":null}}]} | /messages/0/attributes/a | null | expected a JSON object
+text for an attribute | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":"x"}}]} | /messages/0/attributes/a | "x" | expected a JSON object
+an attribute without a value | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{}}}]} | /messages/0/attributes/a | {} | missing field `value`
+number for the value of an attribute | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"Number","value":5}}}]} | /messages/0/attributes/a/value | 5 | expected a string
+a field of an attribute that SQS has | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"value":"x","DataType":"String"}}}]} | /messages/0/attributes/a/DataType | "String" | unknown field `DataType`
+null for the type of an attribute | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":null,"value":"x"}}}]} | /messages/0/attributes/a/type | null | expected a string
+an unknown type | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"Text","value":"x"}}}]} | /messages/0/attributes/a/type | Text | String, Number or Binary
+a type in another case | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"string","value":"x"}}}]} | /messages/0/attributes/a/type | string | String, Number or Binary
+a type with an empty label | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"String.","value":"x"}}}]} | /messages/0/attributes/a/type | String. | a label behind it
+an empty value | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"value":""}}}]} | /messages/0/attributes/a/value |  | is not empty
+a value with NUL | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"value":"a\u0000"}}}]} | /messages/0/attributes/a/value | a^ | no U+0000
+a number in words | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"Number","value":"one"}}}]} | /messages/0/attributes/a/value | one | a decimal number
+a number of 39 digits | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"Number.int","value":"111111111111111111111111111111111111111"}}}]} | /messages/0/attributes/a/value | 111111111111111111111111111111111111111 | up to 38 digits
+a number of great magnitude | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"Number","value":"1e127"}}}]} | /messages/0/attributes/a/value | 1e127 | from -128 to 126
+bytes that are no base64 | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"Binary","value":"x"}}}]} | /messages/0/attributes/a/value | x | base64 with its padding
+no bytes | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a":{"type":"Binary","value":""}}}]} | /messages/0/attributes/a/value |  | is not empty
+an attribute without a name | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"":{"value":"x"}}}]} | /messages/0/attributes/ |  | 1 to 256 letters
+an attribute with a space | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a b":{"value":"x"}}}]} | /messages/0/attributes/a b | a b | 1 to 256 letters
+an attribute with a slash | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a/b":{"value":"x"}}}]} | /messages/0/attributes/a~1b | a/b | 1 to 256 letters
+an attribute of AWS | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"aWS.x":{"value":"x"}}}]} | /messages/0/attributes/aWS.x | aWS.x | does not begin with AWS.
+an attribute of Amazon | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"Amazon.x":{"value":"x"}}}]} | /messages/0/attributes/Amazon.x | Amazon.x | does not begin with AWS. or Amazon.
+an attribute that ends in a dot | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a.":{"value":"x"}}}]} | /messages/0/attributes/a. | a. | no dot at its ends
+an attribute with two dots | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"a..b":{"value":"x"}}}]} | /messages/0/attributes/a..b | a..b | no two dots in a row
+an attribute twice | POST Q/orders/messages | {"messages":[{"body":"a","attributes":{"b":{"value":"x"},"a":{"value":"x"},"b":{"value":"y"}}}]} | /messages/0/attributes | b | one attribute of a name
+null for a trace | POST Q/orders/messages | {"messages":[{"body":"a","traceparent":null}]} | /messages/0/traceparent | null | expected a string
+no trace | POST Q/orders/messages | {"messages":[{"body":"a","traceparent":"00-1-2-3"}]} | /messages/0/traceparent | 00-1-2-3 | a traceparent of W3C Trace Context
+a trace in upper case | POST Q/orders/messages | {"messages":[{"body":"a","traceparent":"00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01"}]} | /messages/0/traceparent | 00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01 | lower-case hexadecimal
+a trace's state without the trace | POST Q/orders/messages | {"messages":[{"body":"a","tracestate":"a=1"}]} | /messages/0/tracestate | a=1 | goes with a traceparent
+no state of a trace | POST Q/orders/messages | {"messages":[{"body":"a","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a"}]} | /messages/0/tracestate | a | key=value
 a field that SQS has | POST Q/orders/messages | {"messages":[{"body":"a","MessageBody":"b"}]} | /messages/0/MessageBody | "b" | unknown field `MessageBody`, expected one of `body`
 a field beside the messages | POST Q/orders/messages | {"messages":[{"body":"a"}],"atomic":true} | /atomic | true | unknown field `atomic`
 receive none | POST Q/orders/messages/receive | {"max_messages":0} | /max_messages | 0 | a whole number from 1 to 1000

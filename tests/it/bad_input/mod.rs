@@ -3,6 +3,7 @@
 
 mod fields;
 mod mutations;
+mod octets;
 mod receipts;
 mod requests;
 mod wire;

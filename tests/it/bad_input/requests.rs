@@ -47,7 +47,9 @@ const ROWS: &[Row] = &[
     ("gzip after all", "PUT /v1/queues/orders", "content-type: application/json\r\ncontent-encoding: identity\r\ncontent-encoding: gzip\r\n", b"{}", 415, "unsupported_media_type", &["Content-Encoding is \"gzip\""]),
     ("no Content-Type", "POST /v1/queues/orders/messages", "", b"{\"messages\":[{\"body\":\"a\"}]}", 415, "unsupported_media_type", &["application/json"]),
     ("an empty Content-Type", "POST /v1/queues/orders/messages", "content-type:\r\n", b"{\"messages\":[{\"body\":\"a\"}]}", 415, "unsupported_media_type", &["application/json"]),
-    ("text", "POST /v1/queues/orders/messages", "content-type: text/plain\r\n", b"{\"messages\":[{\"body\":\"a\"}]}", 415, "unsupported_media_type", &["\"text/plain\"", "application/json"]),
+    ("text", "POST /v1/queues/orders/messages", "content-type: text/plain\r\n", b"{\"messages\":[{\"body\":\"a\"}]}", 415, "unsupported_media_type", &["\"text/plain\"", "application/json or application/octet-stream"]),
+    ("bytes compressed", "POST /v1/queues/orders/messages", "content-type: application/octet-stream\r\ncontent-encoding: gzip\r\n", b"\x1f\x8b", 415, "unsupported_media_type", &["Content-Encoding is \"gzip\"", "application/octet-stream"]),
+    ("bytes for a queue", "PUT /v1/queues/orders", "content-type: application/octet-stream\r\n", b"{}", 415, "unsupported_media_type", &["\"application/octet-stream\"", "reads application/json,"]),
     ("a form", "PUT /v1/queues/orders", "content-type: application/x-www-form-urlencoded\r\n", b"receive_wait_seconds=1", 415, "unsupported_media_type", &["x-www-form-urlencoded"]),
     ("a form in parts", "POST /v1/tokens", "content-type: multipart/form-data; boundary=x\r\n", b"--x--", 415, "unsupported_media_type", &["multipart/form-data"]),
     ("JSON lines", "POST /v1/queues/orders/messages", "content-type: application/jsonl\r\n", b"{}", 415, "unsupported_media_type", &["application/jsonl"]),
@@ -161,6 +163,13 @@ async fn what_is_too_large_is_refused_before_it_is_kept() {
         let words = ["/messages/1/body", "1048576 bytes"];
         expect(label, &answer, 413, "too_large", &words);
     }
+    // By one byte: the body is of 4, the name of 1, the type of 6.
+    let value = "x".repeat(1024 * 1024 - 10);
+    let attribute = format!(r#""attributes":{{"a":{{"value":"{value}"}}}}"#);
+    let body = format!(r#"{{"messages":[{{"body":"a"}},{{"body":"body",{attribute}}}]}}"#);
+    let answer = target.ask("POST", SEND, &body).await;
+    let words = ["/messages/1 is larger than 1048576 bytes"];
+    expect("with an attribute", &answer, 413, "too_large", &words);
     for (label, reason) in [("ASCII", "x".repeat(1025)), ("umlauts", "é".repeat(513))] {
         let handle = &target.handle;
         let body =

@@ -1,8 +1,10 @@
 //! What the REST API promises, from outside: nodes on sockets over one database, whose clock the
 //! tests move.
 
+mod attributes;
 mod basics;
 mod batches;
+mod bodies;
 mod dead_letters;
 mod delays;
 mod durability;
