@@ -37,9 +37,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         let postgres = cause.downcast_ref::<postgres::Error>();
         postgres.is_some_and(postgres::Error::environment_missing)
     };
-    if error.chain().any(is_missing) {
+    if let Some(exit) = error.downcast_ref::<cli::Exit>() {
+        exit.code
+    } else if error.chain().any(is_missing) {
         ENVIRONMENT_MISSING
-    } else if error.chain().any(<dyn StdError>::is::<config::Error>) {
+    } else if error
+        .chain()
+        .any(|cause| cause.is::<config::Error>() || cause.is::<cli::Usage>())
+    {
         USAGE
     } else {
         FAILED

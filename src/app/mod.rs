@@ -3,13 +3,16 @@
 mod admin_token;
 mod banner;
 mod listen;
+mod migrate;
 mod signals;
 
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +25,7 @@ use crate::config::{self, Config, Loaded};
 use crate::domain::message_id::IdKey;
 use crate::domain::receipt::ReceiptKey;
 use crate::http::{self, Http, HttpLimits, Shutdown};
+use crate::maintenance::redrive::{self, Redrives};
 use crate::maintenance::space::{self, Space};
 use crate::postgres::{self, Postgres, PostgresConfig};
 use crate::service::Service;
@@ -31,6 +35,7 @@ use listen::Port;
 
 pub use admin_token::ADMIN_TOKEN_FILE;
 pub use listen::reachable;
+pub use migrate::migrate;
 pub use signals::Signals;
 
 /// How long what runs beside requests may take to end, once no request is left.
@@ -201,13 +206,7 @@ impl Node {
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let (shutdown, failed) = (Shutdown::default(), CancellationToken::new());
         tasks.spawn(admin_token.renew(background.clone()));
-        let space = Space {
-            store: store.clone(),
-            session: store.session(database.statement_timeout, Commit::Soon),
-            node: id,
-            min_age: database.statement_timeout * 2,
-            clock: clock.clone(),
-        };
+        let space = space(&store, database, id, clock.clone());
         tasks.spawn(space::run(space, background.clone()));
         let parts = BrokerParts {
             store: &store,
@@ -224,8 +223,11 @@ impl Node {
             failed: failed.clone(),
         };
         let broker = Broker::start(&broker_options(config), parts);
+        let service = Service::new(broker.clone(), store.clone(), id, tasks.clone());
+        let work = redrives(&service, broker, &store, database, id, clock.clone());
+        tasks.spawn(redrive::run(work, background.clone()));
         let router = http::router(Http {
-            service: Service::new(broker, store.clone(), id, tasks.clone()),
+            service,
             authenticator: Authenticator::new(issuer()),
             allowlist: Allowlist::new(Networks::new(config.access.allowed_ips.iter().copied())),
             trusted_proxies: Networks::new(config.access.trusted_proxies.iter().copied()),
@@ -244,6 +246,37 @@ impl Node {
             failed,
             store,
         })
+    }
+}
+
+/// What giving space back runs on.
+fn space(store: &Store, database: &config::Database, node: Uuid, clock: Clock) -> Space {
+    Space {
+        store: store.clone(),
+        session: store.session(database.statement_timeout, Commit::Soon),
+        node,
+        min_age: database.statement_timeout * 2,
+        clock,
+    }
+}
+
+/// What the redrives of a node run on.
+fn redrives(
+    service: &Service,
+    broker: Broker,
+    store: &Store,
+    database: &config::Database,
+    node: Uuid,
+    clock: Clock,
+) -> Redrives {
+    let session = store.session(database.statement_timeout, Commit::Soon);
+    Redrives {
+        store: store.clone(),
+        session: Arc::new(Mutex::new(session)),
+        broker,
+        node,
+        wanted: service.redrives_wanted(),
+        clock,
     }
 }
 

@@ -75,6 +75,8 @@ pub(super) enum With {
     /// The lease that holds the messages where they are now; for each message the id that it keeps, and
     /// the one that goes with the place it leaves.
     Source(HeldLease, Vec<[Uuid; 2]>),
+    /// The rows of the outbox that hold the messages now.
+    Outbox(Vec<i64>),
 }
 
 /// The messages of one request: stored together or not at all.
@@ -105,12 +107,18 @@ impl Item {
     fn key(&self) -> Option<KeyHash> {
         match &self.with {
             With::Key(key) => Some((self.target, key.hash)),
-            With::Nothing | With::Source(..) => None,
+            With::Nothing | With::Source(..) | With::Outbox(_) => None,
         }
     }
 
-    fn is_move(&self) -> bool {
-        matches!(self.with, With::Source(..))
+    /// Whether both may be stored in one statement.
+    fn goes_with(&self, other: &Self) -> bool {
+        let takes_from = |item: &Self| match item.with {
+            With::Nothing | With::Key(_) => 0,
+            With::Source(..) => 1,
+            With::Outbox(_) => 2,
+        };
+        takes_from(self) == takes_from(other)
     }
 
     fn weight(&self) -> usize {
@@ -178,17 +186,15 @@ impl Batcher {
         }
     }
 
-    /// A batch, and an item that must wait for its end: because it is the same send once more, or because a
-    /// move waits for whoever holds its source, and sends should not.
+    /// A batch, and an item that must wait for its end: because it is the same send once more, or because
+    /// what takes messages from elsewhere waits for whoever holds them, and sends should not.
     fn gather(&self, first: Item, items: &mut mpsc::Receiver<Item>) -> (Vec<Item>, Option<Item>) {
         let (mut messages, mut bytes) = (first.messages.len(), first.weight());
         let mut keys: HashSet<_> = first.key().into_iter().collect();
         let mut batch = vec![first];
         while messages < self.shared.max_messages && bytes < MAX_BATCH_BYTES {
             let Ok(item) = items.try_recv() else { break };
-            if item.is_move() != batch[0].is_move()
-                || item.key().is_some_and(|key| !keys.insert(key))
-            {
+            if !item.goes_with(&batch[0]) || item.key().is_some_and(|key| !keys.insert(key)) {
                 return (batch, Some(item));
             }
             messages += item.messages.len();
@@ -371,6 +377,7 @@ impl Batcher {
             let mut positions = runs.iter().flat_map(Run::positions);
             match &item.with {
                 With::Nothing => {}
+                With::Outbox(rows) => care.outbox.extend(rows),
                 With::Key(key) => care.keys.push(NewKey {
                     key: (item.target, key.hash),
                     window: item.queue.settings.deduplication_window,
@@ -390,6 +397,7 @@ impl Batcher {
                 }
             }
         }
+        care.outbox.sort_unstable();
         care.sources.sort_unstable();
         care.keys.sort_unstable_by_key(|key| key.key);
         care

@@ -202,17 +202,22 @@ impl Batcher {
         let outcomes = self.extend_all(&batch, extends).await;
         let elapsed = self.clock.instant().saturating_duration_since(started);
         for (item, places) in batch.into_iter().zip(places) {
-            for entry in &item.entries {
-                if entry.window.is_zero() {
-                    self.wakes.wake([item.queue.id]);
-                } else {
-                    let end = started + elapsed + entry.window;
-                    self.dues.add(item.queue.id, end);
+            for (entry, place) in item.entries.iter().zip(&places) {
+                let outcome = outcomes.as_ref().ok();
+                let outcome = outcome.and_then(|outcomes| outcomes.get(*place));
+                // Without an answer it may have been done.
+                let window = outcome.map_or(entry.window, |outcome| Some(outcome.window));
+                match window {
+                    Some(window) if !window.is_zero() => {
+                        self.dues.add(item.queue.id, started + elapsed + window);
+                    }
+                    _ => self.wakes.wake([item.queue.id]),
                 }
             }
             let answer = item.entries.iter().zip(places).map(|(entry, place)| {
                 let outcomes = outcomes.as_ref().map_err(Error::for_each_caller)?;
-                if !entry.gives_up && is_late(elapsed, entry.window) {
+                let window = entry.window.unwrap_or_default();
+                if !entry.gives_up && is_late(elapsed, window) {
                     // Whoever reads it could take a window for its own that is over.
                     return Err(Error::UnknownOutcome(None));
                 }
@@ -291,7 +296,8 @@ fn merge(batch: &[ExtendItem]) -> (Vec<Extend>, Vec<Vec<usize>>) {
                     epoch: entry.receipt.epoch,
                 },
                 mask: bit(&entry.receipt),
-                window: entry.window,
+                window: entry.window.unwrap_or_default(),
+                delays: delays(&item.queue, entry),
                 max_receives: item.queue.max_receives().filter(|_| entry.gives_up),
                 reason: entry.reason.clone(),
             };
@@ -314,6 +320,14 @@ fn merge(batch: &[ExtendItem]) -> (Vec<Extend>, Vec<Vec<usize>>) {
         places.push(of_item);
     }
     (extends, places)
+}
+
+/// What an entry without a window waits for, by how often its message was received.
+fn delays(queue: &Queue, entry: &NewWindow) -> Vec<Duration> {
+    match &queue.settings.retry_policy {
+        Some(policy) if entry.window.is_none() => policy.delays(rand::random()),
+        _ => Vec::new(),
+    }
 }
 
 /// The row that a receipt names.

@@ -18,6 +18,8 @@ mod lines;
 mod low_water;
 mod moves;
 mod neighbours;
+mod outbox;
+mod redrive;
 mod runs;
 mod waiters;
 
@@ -30,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub use lanes::WriterLease;
+pub use redrive::{Redriven, Taken, TakenMessage};
 
 use crate::clock::Clock;
 use crate::domain::chunk::Frame;
@@ -44,6 +47,7 @@ use append::{Outgoing, SendKey, With};
 use claim::Delivery;
 use dues::Dues;
 use moves::Mover;
+use outbox::Relay;
 use waiters::Wakes;
 
 /// Bodies of sends that may wait for the append batchers, in KiB.
@@ -106,8 +110,9 @@ pub struct OnceKey {
 pub struct NewWindow {
     /// The delivery.
     pub receipt: Receipt,
-    /// How long from now on the message stays hidden.
-    pub window: Duration,
+    /// How long from now on the message stays hidden; else as the queue's retry policy says, and without
+    /// one it is visible at once.
+    pub window: Option<Duration>,
     /// The receiver gives it up: after so many deliveries it goes to the dead-letter queue.
     pub gives_up: bool,
     /// What the receiver says about it.
@@ -132,6 +137,8 @@ pub struct Broker {
     claims: [mpsc::Sender<claim::Item>; 2],
     leases: [mpsc::Sender<leases::Item>; 2],
     wakes: Arc<Wakes>,
+    dues: Arc<Dues>,
+    clock: Clock,
     keys: Arc<Keys>,
     room: Arc<Semaphore>,
     queues_changed: watch::Receiver<u64>,
@@ -244,9 +251,23 @@ impl Starter<'_> {
         sender
     }
 
-    /// What runs beside requests: other nodes are told and heard, and due times wake those who wait.
-    fn beside(&self, node: Uuid, writers: [WriterLease; 2]) -> watch::Receiver<u64> {
+    /// What runs beside requests: other nodes are told and heard, the outbox is relayed, and due times
+    /// wake those who wait.
+    fn beside(
+        &self,
+        node: Uuid,
+        writers: [WriterLease; 2],
+        append: mpsc::Sender<append::Item>,
+    ) -> watch::Receiver<u64> {
         let (queues_changed, changes) = watch::channel(0);
+        let relay = Relay {
+            store: self.store.clone(),
+            session: self.session(Commit::Flushed),
+            node,
+            append,
+            clock: self.clock.clone(),
+            nudge: Arc::default(),
+        };
         let tell = neighbours::tell(
             self.session(Commit::Soon),
             node,
@@ -257,9 +278,11 @@ impl Starter<'_> {
             self.store.clone(),
             node,
             Arc::clone(&self.wakes),
+            Arc::clone(&relay.nudge),
             queues_changed,
             self.background.clone(),
         );
+        self.tracker.spawn(relay.run(self.background.clone()));
         self.tracker.spawn(tell);
         self.tracker.spawn(hear);
         for writer in writers {
@@ -301,12 +324,15 @@ impl Broker {
             careful: starter.append(Commit::Flushed, careful_writer),
         };
         let mover = starter.mover(appends.careful.clone());
+        let queues_changed = starter.beside(parts.node, parts.writers, appends.careful.clone());
         Self {
             appends,
             claims: [0, 1].map(|inbox| starter.claim(inbox, &mover)),
             leases: COMMITS.map(|commit| starter.leases(commit, &mover)),
-            queues_changed: starter.beside(parts.node, parts.writers),
+            queues_changed,
             wakes: starter.wakes,
+            dues: starter.dues,
+            clock: starter.clock,
             keys: Arc::new(parts.keys),
             room: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
         }
@@ -475,9 +501,28 @@ impl Broker {
         ask(batcher, item, answer, "extends waiting").await
     }
 
+    /// The id of the message at a place.
+    pub fn seal_id(&self, position: Position) -> Uuid {
+        self.keys.id.seal(position)
+    }
+
+    /// The place that an id names, if it is one of this cluster's.
+    pub fn open_id(&self, id: Uuid) -> Option<Position> {
+        self.keys.id.open(id)
+    }
+
     /// Has the receivers that wait on a queue look at it again.
     pub fn wake(&self, queue: QueueId) {
         self.wakes.wake([queue]);
+    }
+
+    /// The same once a message is visible there that waits for so long from before now.
+    pub fn wake_after(&self, queue: QueueId, delay: Duration) {
+        if delay.is_zero() {
+            self.wake(queue);
+        } else {
+            self.dues.add(queue, self.clock.instant() + delay);
+        }
     }
 }
 

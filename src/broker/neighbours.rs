@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -44,11 +44,13 @@ pub(super) async fn tell(
     }
 }
 
-/// Hears what other nodes say, until cancelled. `queues_changed` is bumped when queues may have changed.
+/// Hears what other nodes say, until cancelled. `outbox` is told when something is in the outbox;
+/// `queues_changed` is bumped when queues may have changed.
 pub(super) async fn hear(
     store: Store,
     node: Uuid,
     wakes: Arc<Wakes>,
+    outbox: Arc<Notify>,
     queues_changed: watch::Sender<u64>,
     cancel: CancellationToken,
 ) {
@@ -67,6 +69,7 @@ pub(super) async fn hear(
             };
             let changed = || queues_changed.send_modify(|version| *version += 1);
             wakes.hear_all();
+            outbox.notify_one();
             changed();
             // Whoever was alone until now has nobody to tell: from this on there is somebody.
             if let Err(failure) = store.notify_queues(node).await {
@@ -76,12 +79,16 @@ pub(super) async fn hear(
                 );
             }
             while let Ok(news) = listener.next().await {
-                wakes.set_others(true);
+                if news != News::Outbox {
+                    wakes.set_others(true);
+                }
                 match news {
                     News::Wake(queues) => wakes.hear(&queues.into_iter().collect::<HashSet<_>>()),
                     News::Queues => changed(),
+                    News::Outbox => outbox.notify_one(),
                     News::Missed => {
                         wakes.hear_all();
+                        outbox.notify_one();
                         changed();
                     }
                 }

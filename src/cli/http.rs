@@ -1,21 +1,23 @@
 //! The HTTP client of the command line: one connection at a time, HTTP/1.1, no pool, no redirects.
 //!
 //! The benchmark measures through it, so that its cost per request is small and the same whatever
-//! it talks to. Commands know the server by `/v1` alone and share no types with it.
+//! it talks to. Commands know the server by `/v1` alone and share no types with it; what they ask
+//! over a connection that lasts is in `client`.
 
+use std::fmt::{Display, Formatter};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::http::request;
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -61,8 +63,8 @@ impl FromStr for Server {
     }
 }
 
-impl std::fmt::Display for Server {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Server {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "http://{}:{}", self.host, self.port)
     }
 }
@@ -109,6 +111,27 @@ impl Server {
         &self,
         work: impl AsyncFnOnce(&mut Connection) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
+        let (mut exchanges, connection) = self.connect().await?;
+        let mut work = std::pin::pin!(work(&mut exchanges));
+        tokio::select! {
+            biased;
+            done = &mut work => done,
+            // What the connection had read is still on its way to the work, which also learns how
+            // the connection ended.
+            _ended = connection => work.await,
+        }
+    }
+
+    /// A connection, and what must be polled for it to work.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub(super) async fn connect(
+        &self,
+    ) -> anyhow::Result<(
+        Connection,
+        http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    )> {
         let unreachable = || {
             format!(
                 "cannot reach a server at {self}; start one with `towpath serve`, or give --url"
@@ -122,15 +145,7 @@ impl Server {
             .with_context(unreachable)?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let mut exchanges = Connection::new(sender);
-        let mut work = std::pin::pin!(work(&mut exchanges));
-        tokio::select! {
-            biased;
-            done = &mut work => done,
-            // What the connection had read is still on its way to the work, which also learns how
-            // the connection ended.
-            _ended = connection => work.await,
-        }
+        Ok((Connection::new(sender), connection))
     }
 
     /// One request on a connection of its own.
@@ -164,6 +179,11 @@ impl Connection {
     fn new(sender: http1::SendRequest<Full<Bytes>>) -> Self {
         let alarm = Box::pin(tokio::time::sleep(ANSWER_TIMEOUT));
         Self { sender, alarm }
+    }
+
+    /// Whether the server has ended it, as far as is known here.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 
     /// Sends a request and reads the whole answer.
@@ -202,7 +222,6 @@ async fn answer(
 ) -> anyhow::Result<Answer> {
     sender.ready().await?;
     let (head, mut body) = sender.send_request(request).await?.into_parts();
-    let status = head.status;
     // Nearly every answer is in one piece, which needs no copy.
     let mut whole = Bytes::new();
     let mut pieces = BytesMut::new();
@@ -222,7 +241,8 @@ async fn answer(
         whole = pieces.freeze();
     }
     Ok(Answer {
-        status,
+        status: head.status,
+        headers: head.headers,
         body: whole,
     })
 }
@@ -230,8 +250,28 @@ async fn answer(
 /// A whole answer.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
+
+/// The server's no, in its own words.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    /// The problem's code, for programs; empty when the answer was no problem.
+    pub(super) code: String,
+    /// Whether the same request may succeed later.
+    pub(super) is_retryable: bool,
+    text: String,
+}
+
+impl Display for Refused {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// What is read of `application/problem+json`.
 #[derive(Deserialize)]
@@ -240,6 +280,8 @@ struct Problem {
     detail: Option<String>,
     code: Option<String>,
     request_id: Option<String>,
+    #[serde(default)]
+    retryable: bool,
 }
 
 impl Answer {
@@ -251,22 +293,35 @@ impl Answer {
         if self.status.is_success() {
             return Ok(self.body);
         }
-        let status = self.status.as_u16();
         let Ok(problem) = serde_json::from_slice::<Problem>(&self.body) else {
-            bail!("the server answered {}", self.status);
+            return Err(Refused {
+                status: self.status,
+                code: String::new(),
+                is_retryable: self.status.is_server_error(),
+                text: format!("the server answered {}", self.status),
+            }
+            .into());
         };
+        let status = self.status.as_u16();
         let mut text = format!("the server answered {status} {}", problem.title);
+        let code = problem.code.unwrap_or_default();
         for (name, value) in [
-            (": ", problem.detail),
-            ("; code ", problem.code),
-            ("; request ", problem.request_id),
+            (": ", problem.detail.as_deref()),
+            ("; code ", Some(code.as_str())),
+            ("; request ", problem.request_id.as_deref()),
         ] {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
                 text.push_str(name);
-                text.push_str(&value);
+                text.push_str(value);
             }
         }
-        bail!(text)
+        Err(Refused {
+            status: self.status,
+            code,
+            is_retryable: problem.retryable,
+            text,
+        }
+        .into())
     }
 
     /// The body of a success.

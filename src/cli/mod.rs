@@ -1,9 +1,23 @@
 //! The command line. `serve` hands over to `app`; every other command prints what this program
 //! knows by itself or asks a running server over HTTP, and touches neither service, broker nor store.
 
+mod access;
+mod apply;
 mod bench;
+mod client;
+mod context;
+mod dlq;
+mod doctor;
 mod http;
+mod message;
+mod output;
+mod peek;
+mod queue;
+mod receive;
+mod send;
 mod token;
+mod watch;
+mod work;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -11,7 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper::Method;
 
 use crate::config::{self, Config, Override, Overrides};
@@ -32,11 +46,16 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
     after_help = "\
 Examples:
   towpath serve                              start everything, with nothing configured
+  towpath queue create letters               make a queue
+  towpath send orders 'hello'                send a message
+  towpath receive orders                     receive it, and delete it
+  towpath work orders -- ./handle-order      run a command for each message
   towpath token --scope \"send receive\"       print a token for an application
   towpath config show --origin               what is in force, and who said so
-  towpath bench                              how fast this machine is
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 something must be installed."
+Durations are written as 30s, 5m or 4d. What is printed is a table on a terminal and JSON lines
+elsewhere. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 something must be
+installed."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -55,6 +74,70 @@ Examples:
 Without a database URL, Towpath runs a PostgreSQL of its own in the data directory. Every setting
 is also a variable, TOWPATH_<SECTION>_<KEY>; `towpath config show` lists the settings.")]
     Serve(Settings),
+
+    /// Create, change, watch and remove queues
+    #[command(subcommand, after_help = queue::EXAMPLES)]
+    Queue(queue::Command),
+
+    /// Send messages
+    #[command(after_help = send::EXAMPLES)]
+    Send(send::Arguments),
+
+    /// Receive messages, print them and delete them
+    #[command(after_help = receive::EXAMPLES)]
+    Receive(receive::Arguments),
+
+    /// Run a command for each message
+    #[command(after_help = work::EXAMPLES)]
+    Work(work::Arguments),
+
+    /// Look at messages without receiving them
+    #[command(after_help = peek::EXAMPLES)]
+    Peek(peek::Arguments),
+
+    /// Print messages as they arrive, without receiving them
+    #[command(after_help = peek::TAIL_EXAMPLES)]
+    Tail(peek::TailArguments),
+
+    /// Write a queue's messages as lines of JSON, without receiving them
+    #[command(after_help = peek::DUMP_EXAMPLES)]
+    Dump(peek::DumpArguments),
+
+    /// Send what `dump` wrote
+    #[command(after_help = send::LOAD_EXAMPLES)]
+    Load(send::LoadArguments),
+
+    /// Look after dead letters
+    #[command(subcommand, after_help = dlq::EXAMPLES)]
+    Dlq(dlq::Command),
+
+    /// Move messages from one queue to another
+    #[command(after_help = dlq::MOVE_EXAMPLES)]
+    Mv(dlq::Move),
+
+    /// Make queues as a file says
+    #[command(after_help = apply::EXAMPLES)]
+    Apply(apply::Arguments),
+
+    /// Print queues as a file for `apply`
+    #[command(after_help = apply::EXPORT_EXAMPLES)]
+    Export(apply::ExportArguments),
+
+    /// Say whether queues are within limits, for monitoring
+    #[command(after_help = watch::CHECK_EXAMPLES)]
+    Check(watch::CheckArguments),
+
+    /// Watch what queues hold
+    #[command(after_help = watch::TOP_EXAMPLES)]
+    Top(watch::TopArguments),
+
+    /// Find out what is wrong, and what to do
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Arguments),
+
+    /// Give servers names
+    #[command(subcommand, after_help = context::EXAMPLES)]
+    Context(context::Command),
 
     /// Look at the configuration
     #[command(
@@ -78,6 +161,33 @@ Example:
 Example:
   towpath healthcheck --url http://127.0.0.1:9324")]
     Healthcheck(Target),
+
+    /// Bring the database's schema up to date, as `serve` does when it starts
+    #[command(after_help = "\
+Examples:
+  towpath migrate
+  towpath migrate --check
+  towpath migrate --database-url postgres://towpath@db/towpath
+
+With --check nothing is changed, and the exit code is 1 when something is missing.")]
+    Migrate {
+        /// Only say what is missing
+        #[arg(long)]
+        check: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+
+    /// Print what completes commands in a shell
+    #[command(after_help = "\
+Examples:
+  towpath completion bash > towpath.bash
+  towpath completion zsh > _towpath
+  towpath completion fish > towpath.fish")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 
     /// Print the OpenAPI document of the REST API
     #[command(after_help = "\
@@ -231,7 +341,14 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// What failed, for the caller to print and to turn into an exit code.
 pub fn run(out: &mut impl Write) -> anyhow::Result<()> {
-    match Cli::parse().command {
+    match perform(Cli::parse().command, out) {
+        Err(error) if error.is::<output::Closed>() => Ok(()),
+        done => done,
+    }
+}
+
+fn perform(command: Command, out: &mut impl Write) -> anyhow::Result<()> {
+    match command {
         Command::Serve(settings) => {
             let loaded = Config::load(&settings.overrides())?;
             telemetry::init(&loaded.config.log)?;
@@ -247,6 +364,28 @@ pub fn run(out: &mut impl Write) -> anyhow::Result<()> {
             }
             Ok(out.write_all(loaded.show(origin).as_bytes())?)
         }
+        Command::Queue(command) => queue::run(command, out),
+        Command::Send(arguments) => send::run(arguments, out),
+        Command::Receive(arguments) => receive::run(arguments, out),
+        Command::Work(arguments) => work::run(arguments),
+        Command::Peek(arguments) => peek::run(arguments, out),
+        Command::Tail(arguments) => peek::tail(arguments, out),
+        Command::Dump(arguments) => peek::dump(arguments, out),
+        Command::Load(arguments) => send::load(arguments, out),
+        Command::Context(command) => context::run(command, out),
+        Command::Dlq(command) => dlq::run(command, out),
+        Command::Mv(arguments) => dlq::mv(arguments, out),
+        Command::Apply(arguments) => apply::run(&arguments, out),
+        Command::Export(arguments) => apply::export(&arguments, out),
+        Command::Check(arguments) => watch::check(arguments, out),
+        Command::Top(arguments) => watch::top(arguments, out),
+        Command::Doctor(arguments) => doctor::run(&arguments, out),
+        Command::Migrate { check, settings } => migrate(check, settings, out),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "towpath", &mut script);
+            output::print(out, &String::from_utf8_lossy(&script))
+        }
         Command::Token(arguments) => token::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
         Command::Healthcheck(target) => healthcheck(&target.server()?),
@@ -257,6 +396,22 @@ pub fn run(out: &mut impl Write) -> anyhow::Result<()> {
         Command::InternalEcho => bench::serve_echo(out),
         Command::InternalBaseline => bench::serve_baseline(out),
     }
+}
+
+fn migrate(only_check: bool, settings: Settings, out: &mut impl Write) -> anyhow::Result<()> {
+    let missing = app::migrate(Config::load(&settings.overrides())?, only_check)?;
+    if missing.is_empty() {
+        return output::print(out, "the schema is up to date\n");
+    }
+    let names = missing.join(", ");
+    if only_check {
+        return Err(Exit::with(
+            1,
+            format!("not applied yet: {names}; run `towpath migrate`"),
+        )
+        .into());
+    }
+    output::print(out, &format!("applied: {names}\n"))
 }
 
 fn healthcheck(server: &Server) -> anyhow::Result<()> {
@@ -271,6 +426,32 @@ fn healthcheck(server: &Server) -> anyhow::Result<()> {
         answer.status
     );
     Ok(())
+}
+
+/// The command line asks for what is not possible.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(String);
+
+impl Usage {
+    fn new(rule: impl Into<String>) -> Self {
+        Self(rule.into())
+    }
+}
+
+/// The end of a command that says something by its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Exit {
+    /// The code.
+    pub code: u8,
+    text: String,
+}
+
+impl Exit {
+    fn with(code: u8, text: String) -> Self {
+        Self { code, text }
+    }
 }
 
 /// Runs a command's few requests on this thread.

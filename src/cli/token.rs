@@ -22,7 +22,7 @@ Examples:
   curl -H @my.header http://127.0.0.1:9324/v1/queues
 
 The administrator's token is taken from TOWPATH_TOKEN, else from admin.token in the data directory.
-Scopes: read_metadata, configure, send, receive, delete, administer.";
+Scopes: read_metadata, configure, send, receive, delete, purge, administer.";
 
 #[derive(Args)]
 pub(super) struct Arguments {

@@ -89,6 +89,21 @@ pub fn client_url() -> Result<Option<String>, Error> {
     Ok(environment.text("TOWPATH_URL")?.map(str::to_owned))
 }
 
+/// Where client commands keep what the user gave names to.
+pub fn client_directory() -> Option<PathBuf> {
+    let directory = Environment::current().base_directory("XDG_CONFIG_HOME", ".config")?;
+    Some(directory.join("towpath"))
+}
+
+/// Whether the user wants no colours: `NO_COLOR` is set to anything, as <https://no-color.org> has it.
+pub fn is_colour_forbidden() -> bool {
+    let environment = Environment::current();
+    environment
+        .0
+        .get("NO_COLOR")
+        .is_some_and(|value| !value.is_empty())
+}
+
 /// Where programs are looked for: `PATH`.
 pub fn search_path() -> Option<OsString> {
     Environment::current().0.remove("PATH")

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 
 use toml::Value;
 
-pub use environment::{Environment, client_token, client_url, search_path};
+pub use environment::{
+    Environment, client_directory, client_token, client_url, is_colour_forbidden, search_path,
+};
 pub use settings::{Access, Broker, Config, Data, Database, DatabaseUrl, Log, LogFormat, Server};
 use tree::{Origin, Tree};
 

@@ -7,6 +7,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 /// The result of an operation that a caller asked for.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -84,6 +86,13 @@ fn quoted(names: &[String]) -> String {
         .map(|name| format!("{name:?}"))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+fn found(name: &str, version: Option<i64>) -> String {
+    match version {
+        Some(version) => format!("queue {name:?} has version {version}"),
+        None => format!("there is no queue {name:?}"),
+    }
 }
 
 /// What can go wrong for a caller. `Display` is the sentence that a caller may read: it never
@@ -166,11 +175,69 @@ pub enum Error {
         /// Some of the others.
         sources: Vec<String>,
     },
+    /// The queue has no such redrive, or it was forgotten.
+    #[error("queue {name:?} has no redrive {id}; those that ended are forgotten in time")]
+    RedriveNotFound {
+        /// The queue.
+        name: String,
+        /// The id asked for.
+        id: String,
+    },
+    /// Another redrive of the queue runs. Nothing was done.
+    #[error("redrive {id} of queue {name:?} runs; wait for its end, or cancel it")]
+    RedriveRunning {
+        /// The queue.
+        name: String,
+        /// The one that runs.
+        id: String,
+    },
+    /// Somebody paused sending to the queue; nothing was done.
+    #[error(
+        "sending to queue {name:?} is paused; send again when it is resumed, as by PATCH /v1/queues/{name} with {{\"sending_paused\":false}}"
+    )]
+    QueuePaused {
+        /// The queue.
+        name: String,
+    },
+    /// What the caller wanted to be so before the change was not. Nothing was done.
+    #[error("{header} does not hold: {}; read it, and decide again", found(name, *version))]
+    PreconditionFailed {
+        /// The queue.
+        name: String,
+        /// Its version now; `None` when there is no such queue.
+        version: Option<i64>,
+        /// The header that said so.
+        header: &'static str,
+    },
     /// The key of a send belongs to another send. Nothing was done.
     #[error(
         "another request was sent under this Idempotency-Key; repeat that one, or use a new key"
     )]
     IdempotencyKeyReused,
+    /// No message of this id is there: it was deleted, purged or has expired, or never was in this queue.
+    #[error(
+        "there is no message {message_id} that is or was in this queue: it was deleted, has expired, or never was"
+    )]
+    MessageNotFound {
+        /// The id asked for.
+        message_id: Uuid,
+    },
+    /// The message is somebody's just now; nothing was done.
+    #[error(
+        "message {message_id} is in flight: delete it by the receipt handle of its delivery, or wait until it is visible again"
+    )]
+    MessageInFlight {
+        /// The message.
+        message_id: Uuid,
+    },
+    /// The message is ready and was not received yet; nothing was done.
+    #[error(
+        "message {message_id} is ready and was never received: by its id only a message can be changed that is delayed or came back; receive it, and delete it or give it up"
+    )]
+    MessageNeverReceived {
+        /// The message.
+        message_id: Uuid,
+    },
     /// No receipt handle of the request still belongs to a delivery.
     #[error("{}", list(.0))]
     ReceiptStale(Vec<Violation>),

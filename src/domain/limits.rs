@@ -75,6 +75,21 @@ pub const MAX_REASON: usize = 1024;
 /// Deaths that a message remembers; beyond them the oldest are forgotten.
 pub const MAX_DEATHS: usize = 16;
 
+/// Most delays of a retry policy: from the last one's delivery on a delay grows no further.
+pub const MAX_RETRY_DELAYS: usize = 32;
+
+/// By how much a delay of a retry policy may be longer than the one before.
+pub const MAX_RETRY_FACTOR: f64 = 10.0;
+
+/// Most tags of a queue (SQS advises 50).
+pub const MAX_TAGS: usize = 50;
+
+/// Longest key of a tag, in characters (SQS: 128).
+pub const MAX_TAG_KEY: usize = 128;
+
+/// Longest value of a tag, in characters (SQS: 256).
+pub const MAX_TAG_VALUE: usize = 256;
+
 /// Longest queue name, in characters (SQS: 80).
 pub const MAX_QUEUE_NAME: usize = 80;
 
@@ -87,6 +102,21 @@ pub const MAX_PAGE: usize = 1000;
 /// Queues on a page when the caller does not say.
 pub const DEFAULT_PAGE: usize = 100;
 
+/// Most messages on one page of a peek.
+pub const MAX_PEEK: usize = 100;
+
+/// Messages on a page of a peek when the caller does not say.
+pub const DEFAULT_PEEK: usize = 20;
+
+/// Chunks of messages that one peek looks at: a page ends there, whatever it has.
+pub const MAX_PEEK_CHUNKS: usize = 500;
+
+/// Bytes of chunks that one peek reads: a page ends there, too.
+pub const MAX_PEEK_BYTES: usize = MAX_REQUEST_BYTES;
+
+/// Longest text that is looked for in bodies, in characters.
+pub const MAX_PEEK_TEXT: usize = 1024;
+
 /// Longest bearer token that is looked at, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
@@ -95,3 +125,15 @@ pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Longest subject of a token, in characters.
 pub const MAX_SUBJECT: usize = 128;
+
+/// Most messages that a redrive moves within a second, where it is held back at all.
+pub const MAX_REDRIVE_RATE: u32 = 100_000;
+
+/// Most message ids that a redrive may name.
+pub const MAX_REDRIVE_IDS: usize = 1000;
+
+/// Redrives of a queue that are remembered once they have ended: the newest.
+pub const MAX_REDRIVES_KEPT: i32 = 100;
+
+/// For how long those are remembered.
+pub const REDRIVES_KEPT_FOR: Duration = Duration::from_secs(14 * 24 * 60 * 60);

@@ -12,8 +12,11 @@ pub mod lifecycle;
 pub mod limits;
 pub mod message;
 pub mod message_id;
+pub mod peek;
 pub mod queue;
 pub mod receipt;
+pub mod redrive;
+pub mod retry;
 pub mod trace;
 
 pub use error::{Error, Result, Violation};

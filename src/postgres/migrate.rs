@@ -1,7 +1,7 @@
 //! Brings the schema up to date. The statements are in `migrations/`.
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, Executor};
+use sqlx::{Connection, Executor, Row as _};
 
 use super::error::Error;
 
@@ -13,6 +13,33 @@ const SESSION: &str = "
     set statement_timeout to 0;
     set client_min_messages to warning;
 ";
+
+/// The versions that were applied; none where the list is not there yet.
+const APPLIED: &str = "select version from towpath.migrations where success";
+
+const HAS_LIST: &str = "select to_regclass('towpath.migrations') is not null";
+
+/// Which migrations of this program the database has not seen, such as `7 queue surface`.
+///
+/// # Errors
+/// [`Error::Connect`]; [`Error::Query`].
+pub async fn missing_migrations(options: &PgConnectOptions) -> Result<Vec<String>, Error> {
+    let mut connection = super::connect(options).await?;
+    let has_list = connection.fetch_one(HAS_LIST).await.map_err(Error::Query)?;
+    let mut applied: Vec<i64> = Vec::new();
+    if has_list.get::<bool, _>(0) {
+        let rows = connection.fetch_all(APPLIED).await.map_err(Error::Query)?;
+        applied.extend(rows.iter().map(|row| row.get::<i64, _>(0)));
+    }
+    connection.close().await.map_err(Error::Query)?;
+    let migrator = sqlx::migrate!("./migrations");
+    let missing = migrator
+        .iter()
+        .filter(|migration| !applied.contains(&migration.version));
+    Ok(missing
+        .map(|migration| format!("{} {}", migration.version, migration.description))
+        .collect())
+}
 
 /// Applies the migrations this program was built with and the database has not seen. Any number of
 /// nodes may do so at once: they take turns, and all but one find nothing left to do.

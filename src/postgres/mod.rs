@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use managed::Managed;
 
 pub use error::Error;
-pub use migrate::migrate;
+pub use migrate::{migrate, missing_migrations};
 pub use process::exec_with_parent;
 pub use safety::assert_safe;
 

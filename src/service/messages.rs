@@ -30,8 +30,9 @@ pub struct ReceiveRequest {
 pub struct WindowRequest {
     /// The handle of its newest delivery.
     pub receipt_handle: String,
-    /// How long from now on it stays hidden.
-    pub window: Duration,
+    /// How long from now on it stays hidden; else as the queue's retry policy says, and without one it
+    /// is visible at once.
+    pub window: Option<Duration>,
     /// What the receiver says about it, when it gives the message up.
     pub reason: Option<String>,
 }
@@ -42,8 +43,8 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::Invalid`] when a delay is not shorter than the queue keeps messages;
-    /// [`Error::IdempotencyKeyReused`], [`Error::QueueNotFound`], [`Error::Overloaded`],
-    /// [`Error::Unavailable`], [`Error::UnknownOutcome`].
+    /// [`Error::QueuePaused`], [`Error::IdempotencyKeyReused`], [`Error::QueueNotFound`],
+    /// [`Error::Overloaded`], [`Error::Unavailable`], [`Error::UnknownOutcome`].
     pub async fn send_messages(
         &self,
         tenant: &Tenant,
@@ -53,6 +54,10 @@ impl Service {
     ) -> Result<Vec<SentMessage>> {
         let living = self.queue(tenant, queue).await?;
         check_delays(&living, &messages)?;
+        if living.settings.sending_paused {
+            let name = queue.as_str().to_owned();
+            return Err(Error::QueuePaused { name });
+        }
         let once = key.map(|key| OnceKey {
             hash: key.hash(),
             digest: NewMessage::digest(&messages),

@@ -4,7 +4,9 @@
 //! the broker or the store. Whether the caller has the right is the adapter's to ask before.
 
 mod messages;
+mod peek;
 mod queues;
+mod redrives;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::future::Cache;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -23,12 +26,17 @@ use crate::store::Store;
 
 pub use crate::store::{PutOutcome, QueuePage};
 pub use messages::{ReceiveRequest, WindowRequest};
+pub use peek::{LocatedMessage, PeekPage, PeekRequest};
+pub use queues::NewSettings;
+pub use redrives::RedriveCount;
 
 /// How long a node may go on with a queue's settings after another node changed them. A deleted
 /// queue is noticed by the database at once, whatever is cached.
 const QUEUE_TTL: Duration = Duration::from_secs(1);
 /// Queues that are remembered.
 const MAX_QUEUES: u64 = 10_000;
+/// Peeks at once; others wait. Each reads up to some MiB, and connections of the pool are for all.
+const MAX_PEEKS: usize = 4;
 /// How long counts are good for.
 const COUNTS_TTL: Duration = Duration::from_secs(1);
 /// How long the database may take to say that it is there.
@@ -58,6 +66,10 @@ pub struct Parts {
     /// Which changes of queues by other nodes the cache has heard of.
     queues_heard: AtomicU64,
     counts: Cache<QueueId, Counts>,
+    /// Told when a redrive is there to be done.
+    redrives_wanted: Arc<Notify>,
+    /// Places of peeks.
+    peeks: Semaphore,
 }
 
 impl Service {
@@ -77,7 +89,14 @@ impl Service {
                 .max_capacity(MAX_QUEUES)
                 .time_to_live(COUNTS_TTL)
                 .build(),
+            redrives_wanted: Arc::default(),
+            peeks: Semaphore::new(MAX_PEEKS),
         }))
+    }
+
+    /// Told when a redrive was started here, for whoever does them.
+    pub fn redrives_wanted(&self) -> Arc<Notify> {
+        Arc::clone(&self.redrives_wanted)
     }
 
     /// Whether requests can be served: the database answers and has the schema.

@@ -16,6 +16,9 @@ pub(super) const APPEND_CAREFUL: &str = "
     select * from towpath.append_careful_1(
         $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
         $21, $22, $23, $24, $25, $26)";
+pub(super) const APPEND_FROM_OUTBOX: &str = "
+    select * from towpath.append_from_outbox_1(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 pub(super) const DEDUP_PROBE: &str =
     "select ix, digest, answer, sent_at from towpath.dedup_probe_2($1, $2)";
 
@@ -129,9 +132,11 @@ pub struct Moved {
     pub seq: i64,
 }
 
-/// What an append does beside appending, in the same transaction.
+/// What an append does beside appending, in the same transaction. With rows of the outbox nothing else.
 #[derive(Debug, Default)]
 pub struct Care {
+    /// Rows of the outbox whose messages these are: they go. Sorted.
+    pub outbox: Vec<i64>,
     /// Leases whose messages move: they end, with all their messages. Sorted.
     pub sources: Vec<HeldLease>,
     /// Keys to be taken. Sorted by key, each once.
@@ -161,14 +166,19 @@ impl Session {
         care: &Care,
     ) -> Result<Vec<Appended>, Failure> {
         let Care {
+            outbox,
             sources,
             keys,
             moved,
         } = care;
         assert!(
-            sources.is_sorted() && keys.is_sorted_by(|a, b| a.key < b.key),
+            outbox.is_sorted() && sources.is_sorted() && keys.is_sorted_by(|a, b| a.key < b.key),
             "rows of one statement are sorted: they are locked in that order"
         );
+        if !outbox.is_empty() {
+            let statement = query(APPEND_FROM_OUTBOX).bind(outbox);
+            return self.appended(bind_lanes(statement, batch)).await;
+        }
         let statement = query(APPEND_CAREFUL)
             .bind(subscription.0)
             .bind(column(sources, |source| source.lane.raw()))

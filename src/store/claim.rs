@@ -1,4 +1,4 @@
-//! Claiming from the log: the call of `claim_2`.
+//! Claiming from the log: the call of `claim_3`.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use sqlx::Row as _;
 use time::OffsetDateTime;
 
 use super::leases::LeaseRow;
-use super::{Failure, Session, column, milliseconds, query};
+use super::{Failure, Session, column, milliseconds, query, size, to_sql};
 use crate::domain::lane::{LaneId, QueueId, SubscriptionId};
 
 pub(super) const CLAIM: &str = "
-    select * from towpath.claim_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    select * from towpath.claim_3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 /// Up to where a lane's expired leases were all seen, on the database's clock.
 #[derive(Debug, Clone, Copy)]
@@ -250,15 +250,6 @@ fn new_leases(
         });
     }
     Ok(())
-}
-
-/// SQL counts from 1.
-fn to_sql(index: usize) -> i32 {
-    size(index + 1)
-}
-
-fn size(count: usize) -> i32 {
-    i32::try_from(count).expect("a batch has at most some thousands of entries")
 }
 
 fn from_sql(index: i32) -> usize {

@@ -1,4 +1,4 @@
-//! What becomes of messages in flight: the calls of `ack_2`, `ack_rest_1`, `extend_2`, `moving_1`.
+//! What becomes of messages in flight: the calls of `ack_2`, `ack_rest_1`, `extend_3`, `moving_1`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::domain::lane::{LaneId, QueueId, SubscriptionId};
 pub(super) const ACK: &str = "select towpath.ack_2($1, $2, $3, $4, $5, $6)";
 pub(super) const ACK_REST: &str = "select towpath.ack_rest_1($1, $2, $3, $4, $5, $6, $7)";
 pub(super) const EXTEND: &str =
-    "select * from towpath.extend_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    "select * from towpath.extend_3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 pub(super) const MOVING: &str = "select * from towpath.moving_1($1, $2, $3, $4)";
 
 /// A row of `lease`. Batches are sorted by it, so that two nodes lock rows in one order.
@@ -101,6 +101,9 @@ pub struct Extend {
     pub mask: u64,
     /// How long from now on they stay hidden.
     pub window: Duration,
+    /// Instead, by how often they were received: after 1, 2 and more deliveries; the last one for all
+    /// that follow. Empty: the window.
+    pub delays: Vec<Duration>,
     /// After how many deliveries they are the mover's instead, if ever.
     pub max_receives: Option<i32>,
     /// What the receiver says about it.
@@ -118,6 +121,8 @@ pub struct Extended {
     pub exhausted: u64,
     /// The new end.
     pub at: OffsetDateTime,
+    /// How far from now it is.
+    pub window: Duration,
 }
 
 /// Everything that an extend says.
@@ -232,6 +237,7 @@ impl Session {
             lease: *lease,
             mask: *mask,
             window: Duration::ZERO,
+            delays: Vec::new(),
             max_receives: None,
             reason: None,
         });
@@ -244,6 +250,12 @@ impl Session {
         entries: &[Extend],
         hand_back: bool,
     ) -> Result<Extensions, Failure> {
+        let mut delays: Vec<i64> = Vec::new();
+        let mut firsts: Vec<i32> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            firsts.push(super::to_sql(delays.len()));
+            delays.extend(entry.delays.iter().map(|delay| milliseconds(*delay)));
+        }
         let statement = query(EXTEND)
             .bind(subscription.0)
             .bind(column(entries, |entry| entry.lease.row.lane.raw()))
@@ -254,15 +266,18 @@ impl Session {
             .bind(column(entries, |entry| milliseconds(entry.window)))
             .bind(column(entries, |entry| entry.max_receives.unwrap_or(0)))
             .bind(column(entries, |entry| entry.reason.clone()))
-            .bind(hand_back);
+            .bind(hand_back)
+            .bind(delays)
+            .bind(firsts)
+            .bind(column(entries, |entry| super::size(entry.delays.len())));
         let rows = self.fetch_all(statement).await?;
         let mut extensions = Extensions::default();
         for row in &rows {
-            if let Some(lane) = row.try_get::<Option<i64>, _>(5)? {
+            if let Some(lane) = row.try_get::<Option<i64>, _>(6)? {
                 extensions.exhausted.push(LeaseRow {
                     lane: super::lane(lane)?,
-                    lo: row.try_get(6)?,
-                    token: row.try_get(7)?,
+                    lo: row.try_get(7)?,
+                    token: row.try_get(8)?,
                 });
                 continue;
             }
@@ -272,6 +287,7 @@ impl Session {
                 busy: mask(2)?,
                 exhausted: mask(3)?,
                 at: row.try_get(4)?,
+                window: Duration::from_millis(row.try_get::<i64, _>(5)?.unsigned_abs()),
             });
         }
         Ok(extensions)

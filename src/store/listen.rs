@@ -1,4 +1,4 @@
-//! What nodes tell each other: hints, which may be lost.
+//! What nodes tell each other, and what those who use the outbox tell them: hints, which may be lost.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub enum News {
     Wake(Vec<QueueId>),
     /// Queues were made, changed or deleted.
     Queues,
+    /// Somebody left a message in the outbox.
+    Outbox,
     /// The connection was lost: anything may have been said meanwhile.
     Missed,
 }
@@ -121,6 +123,7 @@ fn parse(payload: &str, node: Uuid) -> Option<News> {
                 .collect(),
         )),
         "q" => Some(News::Queues),
+        "o" => Some(News::Outbox),
         _ => None,
     }
 }
@@ -136,6 +139,7 @@ mod tests {
         let queues = [3, 4].map(|raw| QueueId::new(raw).unwrap()).to_vec();
         assert_eq!(say(other, "w 3 4 x -1"), Some(News::Wake(queues)));
         assert_eq!(say(other, "q"), Some(News::Queues));
+        assert_eq!(say(Uuid::nil(), "o"), Some(News::Outbox));
         assert_eq!(say(this, "q"), None);
         assert_eq!(say(other, "z 1"), None);
         assert_eq!(parse("nonsense", this), None);

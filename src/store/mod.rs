@@ -7,9 +7,14 @@
 
 mod append;
 mod claim;
+mod held;
 mod leases;
 mod listen;
+mod outbox;
+mod peek;
+mod queue_rows;
 mod queues;
+mod redrives;
 mod secrets;
 mod session;
 mod space;
@@ -30,11 +35,15 @@ pub use claim::{
     ClaimBatch, ClaimQueue, ClaimReceiver, ClaimedChunk, ClaimedLease, Claims, LowWater,
     QueueReport, Reach,
 };
+pub use held::Hold;
 pub use leases::{
     Ack, AckRest, Acked, Extend, Extended, Extensions, HeldLease, LeaseKey, LeaseRow, Moving,
 };
 pub use listen::{Listener, News};
+pub use outbox::{Horizon, OutboxRow};
+pub use peek::{Change, FoundMessage, Peek, Peeked, PeekedChunk, PeekedLease, Standing};
 pub use queues::{DeleteOutcome, PutOutcome, QueuePage};
+pub use redrives::{Progress, StartOutcome, Terms, VisibleChunk, VisiblePage};
 pub use session::{Commit, Session};
 pub use space::{Freed, SpaceCursor, Written};
 
@@ -46,14 +55,25 @@ use crate::domain::lane::LaneId;
 pub const STATEMENTS: &[&str] = &[
     append::APPEND,
     append::APPEND_CAREFUL,
+    append::APPEND_FROM_OUTBOX,
     append::DEDUP_PROBE,
     claim::CLAIM,
+    held::HOLD,
+    held::KEEP,
     leases::ACK,
     leases::ACK_REST,
     leases::EXTEND,
     leases::MOVING,
     listen::NOTIFY,
+    peek::PEEK,
+    peek::FIND,
+    peek::CANCEL,
+    peek::RESCHEDULE,
+    outbox::HORIZON,
+    outbox::NEXT,
+    outbox::SET_AWAKE,
     queues::PUT,
+    queues::REPLACE,
     queues::GET,
     queues::LIST,
     queues::SOURCES,
@@ -61,6 +81,19 @@ pub const STATEMENTS: &[&str] = &[
     queues::PURGE,
     queues::COUNTS,
     queues::PING,
+    redrives::START,
+    redrives::GET,
+    redrives::LIST,
+    redrives::CANCEL,
+    redrives::TAKE,
+    redrives::READ,
+    redrives::REPORT,
+    redrives::SETTLED,
+    redrives::END,
+    redrives::RELEASE,
+    redrives::FORGET,
+    redrives::LANES,
+    redrives::VISIBLE,
     secrets::CREATE,
     secrets::GET,
     space::FREE,
@@ -176,6 +209,15 @@ fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// SQL counts from 1.
+fn to_sql(index: usize) -> i32 {
+    size(index + 1)
+}
+
+fn size(count: usize) -> i32 {
+    i32::try_from(count).expect("a batch has at most some thousands of entries")
+}
+
 fn lane(raw: i64) -> Result<LaneId, sqlx::Error> {
     LaneId::from_raw(raw)
         .ok_or_else(|| sqlx::Error::Decode(format!("{raw} is no lane's number").into()))
@@ -271,8 +313,8 @@ impl From<Failure> for Error {
             Failure::KeyTaken => Self::Overloaded {
                 what: "sends under one key",
             },
-            // Who moves messages has nobody to tell.
-            failure @ Failure::SourceGone => Self::internal(failure),
+            // Told to nobody but who moves messages, and looks again what is there.
+            failure @ Failure::SourceGone => Self::Unavailable(Some(Box::new(failure))),
             Failure::Rejected(source) => Self::Internal(source),
         }
     }

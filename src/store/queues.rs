@@ -1,86 +1,128 @@
 //! Queues as rows.
 
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
-use std::time::Duration;
-
 use time::OffsetDateTime;
 
+use super::queue_rows::{given, outcome, queue, queue_id};
 use super::{Failure, Store, query};
 use crate::domain::lane::{QueueId, SubscriptionId};
-use crate::domain::queue::{
-    Counts, DeadLetter, Durability, Queue, QueueName, QueueSettings, Tenant,
-};
+use crate::domain::queue::{Counts, Queue, QueueName, QueueSettings, Tenant};
 
 /// Sources that a refusal to delete a dead-letter queue names.
 const SHOWN_SOURCES: i64 = 10;
 
+/// The columns of a queue's settings, each behind what names the row: the one list of them, for every
+/// statement that writes them.
+#[rustfmt::skip]
+macro_rules! settings {
+    ($of:literal) => {
+        concat!(
+            $of, "visibility_timeout_seconds, ", $of, "receive_wait_seconds, ",
+            $of, "delay_seconds, ", $of, "retention_seconds, ",
+            $of, "dead_letter_queue_id, ", $of, "max_receive_count, ",
+            $of, "durability, ", $of, "deduplication_window_seconds, ", $of, "tags, ",
+            $of, "sending_paused, ", $of, "receiving_paused, ",
+            $of, "retry_kind, ", $of, "retry_delays_seconds, ", $of, "retry_factor, ",
+            $of, "retry_max_delay_seconds, ", $of, "retry_jitter"
+        )
+    };
+}
+
+/// What [`given`] binds to them.
+#[rustfmt::skip]
+macro_rules! given {
+    ($dead_letter_queue_id:literal) => {
+        concat!(
+            "$3, $4, $5, $6, ", $dead_letter_queue_id, ", $8, $9, $10,
+            jsonb_object($11::text[], $12::text[]), $13, $14, $15, $16, $17, $18, $19"
+        )
+    };
+}
+
+/// A queue as `queue_rows` reads it, from rows `q` and `d`, its dead-letter queue.
+#[rustfmt::skip]
+macro_rules! shown {
+    () => {
+        concat!(
+            "q.queue_id, q.name, q.created_at, q.version, ", settings!("q."), ",
+            array(select t.key from jsonb_each_text(q.tags) t order by t.key) as tag_keys,
+            array(select t.value from jsonb_each_text(q.tags) t order by t.key) as tag_values,
+            d.name as dead_letter_name,
+            case when d.deleted_at is null then d.queue_id end as dead_letter_id"
+        )
+    };
+}
+
 /// Decides the race between two creators in the database: both are answered, one with the row
-/// that the other made.
-pub(super) const PUT: &str = "
+/// that the other made; unless $20, which wants to be the first.
+#[rustfmt::skip]
+pub(super) const PUT: &str = concat!(
+    "
     with old as materialized (
         select queue_id, version from towpath.queue
         where tenant = $1 and name = $2 and deleted_at is null
     ),
     put as (
-        insert into towpath.queue as q (
-            tenant, name, created_at, visibility_timeout_seconds, receive_wait_seconds,
-            delay_seconds, retention_seconds, dead_letter_queue_id, max_receive_count, durability,
-            deduplication_window_seconds
-        )
-        values ($1, $2, towpath.clock(), $3, $4, $5, $6, $7, $8, $9, $10)
+        insert into towpath.queue as q (tenant, name, created_at, ", settings!(""), ")
+        values ($1, $2, towpath.clock(), ", given!("$7"), ")
         on conflict (tenant, name) where deleted_at is null do update
-        set visibility_timeout_seconds = excluded.visibility_timeout_seconds,
-            receive_wait_seconds = excluded.receive_wait_seconds,
-            delay_seconds = excluded.delay_seconds,
-            retention_seconds = excluded.retention_seconds,
-            dead_letter_queue_id = excluded.dead_letter_queue_id,
-            max_receive_count = excluded.max_receive_count,
-            durability = excluded.durability,
-            deduplication_window_seconds = excluded.deduplication_window_seconds,
-            version = q.version + ((
-                q.visibility_timeout_seconds, q.receive_wait_seconds, q.delay_seconds,
-                q.retention_seconds, q.dead_letter_queue_id, q.max_receive_count, q.durability,
-                q.deduplication_window_seconds
-            ) is distinct from (
-                excluded.visibility_timeout_seconds, excluded.receive_wait_seconds,
-                excluded.delay_seconds, excluded.retention_seconds, excluded.dead_letter_queue_id,
-                excluded.max_receive_count, excluded.durability,
-                excluded.deduplication_window_seconds
-            ))::int
+        set (", settings!(""), ") = (", settings!("excluded."), "),
+            version = q.version
+                + ((", settings!("q."), ") is distinct from (", settings!("excluded."), "))::int
+        where not $20
         returning q.*, xmax = 0 as created
     )
-    select p.queue_id, p.name, p.visibility_timeout_seconds, p.receive_wait_seconds,
-        p.delay_seconds, p.retention_seconds, p.max_receive_count, p.durability,
-        p.deduplication_window_seconds, p.created_at, p.version, p.created,
-        p.version is distinct from o.version as changed,
-        d.name as dead_letter_name,
-        case when d.deleted_at is null then d.queue_id end as dead_letter_id
-    from put p
-    left join old o on o.queue_id = p.queue_id
-    left join towpath.queue d on d.queue_id = p.dead_letter_queue_id";
+    select ", shown!(), ", q.created, q.version is distinct from o.version as changed
+    from put q
+    left join old o on o.queue_id = q.queue_id
+    left join towpath.queue d on d.queue_id = q.dead_letter_queue_id"
+);
 
-pub(super) const GET: &str = "
-    select q.queue_id, q.name, q.visibility_timeout_seconds, q.receive_wait_seconds,
-        q.delay_seconds, q.retention_seconds, q.max_receive_count, q.durability,
-        q.deduplication_window_seconds, q.created_at, q.version,
-        d.name as dead_letter_name,
-        case when d.deleted_at is null then d.queue_id end as dead_letter_id
+/// Of queue $1, if it has version $2. With a dead-letter queue that is not named by a number it keeps
+/// the one that it has, which may be deleted.
+#[rustfmt::skip]
+pub(super) const REPLACE: &str = concat!(
+    "
+    with put as (
+        update towpath.queue q
+        set (", settings!(""), ") = (
+                ", given!("case when $8::int is not null then coalesce($7::int, q.dead_letter_queue_id) end"), "
+            ),
+            version = q.version + ((", settings!("q."), ") is distinct from (
+                ", given!("case when $8::int is not null then coalesce($7::int, q.dead_letter_queue_id) end"), "
+            ))::int
+        where q.queue_id = $1 and q.version = $2 and q.deleted_at is null
+        returning q.*
+    )
+    select ", shown!(), ", false as created, q.version <> $2 as changed
+    from put q
+    left join towpath.queue d on d.queue_id = q.dead_letter_queue_id"
+);
+
+#[rustfmt::skip]
+pub(super) const GET: &str = concat!(
+    "
+    select ", shown!(), "
     from towpath.queue q
     left join towpath.queue d on d.queue_id = q.dead_letter_queue_id
-    where q.tenant = $1 and q.name = $2 and q.deleted_at is null";
+    where q.tenant = $1 and q.name = $2 and q.deleted_at is null"
+);
 
-pub(super) const LIST: &str = "
-    select q.queue_id, q.name, q.visibility_timeout_seconds, q.receive_wait_seconds,
-        q.delay_seconds, q.retention_seconds, q.max_receive_count, q.durability,
-        q.deduplication_window_seconds, q.created_at, q.version,
-        d.name as dead_letter_name,
-        case when d.deleted_at is null then d.queue_id end as dead_letter_id
+/// With a tag that is $5: its key, or its key and its value behind a colon.
+#[rustfmt::skip]
+pub(super) const LIST: &str = concat!(
+    "
+    select ", shown!(), "
     from towpath.queue q
     left join towpath.queue d on d.queue_id = q.dead_letter_queue_id
     where q.tenant = $1 and q.name > $2 and starts_with(q.name, $3) and q.deleted_at is null
+        and ($5::text is null or exists (
+            select 1 from jsonb_each_text(q.tags) t
+            where t.key = $5 or t.key || ':' || t.value = $5
+        ))
     order by q.name
-    limit $4";
+    limit $4"
+);
 
 /// The living queues whose dead letters go to a queue.
 pub(super) const SOURCES: &str = "
@@ -91,11 +133,12 @@ pub(super) const SOURCES: &str = "
     order by s.name
     limit $3";
 
-/// The note in `wake` has the queue's lanes looked at, so that their space comes back.
+/// With $4 and $5 only that queue of that version. The note in `wake` has the queue's lanes looked at, so that their space comes back.
 pub(super) const DELETE: &str = "
     with gone as (
         update towpath.queue q set deleted_at = towpath.clock()
         where q.tenant = $1 and q.name = $2 and q.deleted_at is null
+            and ($4::int is null or (q.queue_id = $4 and q.version = $5))
             and ($3 or not exists (
                 select 1 from towpath.queue s
                 where s.dead_letter_queue_id = q.queue_id and s.deleted_at is null
@@ -137,14 +180,14 @@ pub enum PutOutcome {
 pub enum DeleteOutcome {
     /// The queue is gone.
     Deleted(QueueId),
-    /// There was no such queue.
+    /// There was no such queue, or it was another one, or of another version.
     NotFound,
     /// Nothing was done: these queues, and perhaps more, send their dead letters there.
     InUse(Vec<String>),
 }
 
 /// A page of a listing, by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct QueuePage {
     /// The queues.
     pub items: Vec<Queue>,
@@ -165,29 +208,46 @@ impl Store {
         settings: &QueueSettings,
         dead_letters_to: Option<QueueId>,
     ) -> Result<(Queue, PutOutcome), Failure> {
-        let seconds = |of: Duration| i32::try_from(of.as_secs()).unwrap_or(i32::MAX);
-        let max_receives = settings.dead_letter.as_ref();
         let put = query(PUT)
             .bind(tenant.0.clone())
-            .bind(name.as_str().to_owned())
-            .bind(seconds(settings.visibility_timeout))
-            .bind(seconds(settings.receive_wait))
-            .bind(seconds(settings.delay))
-            .bind(seconds(settings.retention))
-            .bind(dead_letters_to.map(QueueId::get))
-            .bind(max_receives.map(|dead_letter| dead_letter.max_receive_count))
-            .bind(durability_code(settings.durability))
-            .bind(seconds(settings.deduplication_window));
-        let rows = self.write(put).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        let outcome = if row.try_get("created")? {
-            PutOutcome::Created
-        } else if row.try_get("changed")? {
-            PutOutcome::Updated
-        } else {
-            PutOutcome::Unchanged
-        };
-        Ok((queue(row)?, outcome))
+            .bind(name.as_str().to_owned());
+        let put = given(put, settings, dead_letters_to).bind(false);
+        let done = outcome(&self.write(put).await?)?;
+        Ok(done.ok_or(sqlx::Error::RowNotFound)?)
+    }
+
+    /// Creates a queue; `None` when the name is taken.
+    ///
+    /// # Errors
+    /// As every statement.
+    pub async fn create_queue(
+        &self,
+        tenant: &Tenant,
+        name: &QueueName,
+        settings: &QueueSettings,
+        dead_letters_to: Option<QueueId>,
+    ) -> Result<Option<(Queue, PutOutcome)>, Failure> {
+        let create = query(PUT)
+            .bind(tenant.0.clone())
+            .bind(name.as_str().to_owned());
+        let create = given(create, settings, dead_letters_to).bind(true);
+        Ok(outcome(&self.write(create).await?)?)
+    }
+
+    /// Replaces the settings of a queue as it was read; `None` when it has changed since, or is gone.
+    /// With `settings.dead_letter` and without `dead_letters_to` its dead letters go where they went.
+    ///
+    /// # Errors
+    /// As every statement.
+    pub async fn replace_queue(
+        &self,
+        queue: &Queue,
+        settings: &QueueSettings,
+        dead_letters_to: Option<QueueId>,
+    ) -> Result<Option<(Queue, PutOutcome)>, Failure> {
+        let replace = query(REPLACE).bind(queue.id.get()).bind(queue.version);
+        let replace = given(replace, settings, dead_letters_to);
+        Ok(outcome(&self.write(replace).await?)?)
     }
 
     /// The living queue of a name.
@@ -206,7 +266,7 @@ impl Store {
         Ok(rows.first().map(queue).transpose()?)
     }
 
-    /// Up to `limit` living queues with a prefix, by name, behind one.
+    /// Up to `limit` living queues with a prefix and a tag (`key` or `key:value`), by name, behind one.
     ///
     /// # Errors
     /// As every statement.
@@ -214,6 +274,7 @@ impl Store {
         &self,
         tenant: &Tenant,
         prefix: &str,
+        tag: Option<&str>,
         after: Option<&QueueName>,
         limit: usize,
     ) -> Result<QueuePage, Failure> {
@@ -222,7 +283,8 @@ impl Store {
             .bind(tenant.0.clone())
             .bind(after.map_or("", QueueName::as_str).to_owned())
             .bind(prefix.to_owned())
-            .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
+            .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
+            .bind(tag.map(str::to_owned));
         let rows = self.read(list).await?;
         let mut items = rows.iter().map(queue).collect::<Result<Vec<_>, _>>()?;
         let more = items.len() > limit;
@@ -234,8 +296,8 @@ impl Store {
         Ok(QueuePage { items, next })
     }
 
-    /// Deletes the living queue of a name. Unless `force`, not one that others send their dead letters
-    /// to.
+    /// Deletes the living queue of a name, and with `only` no other than that, as it was read. Unless
+    /// `force`, not one that others send their dead letters to.
     ///
     /// # Errors
     /// As every statement.
@@ -244,11 +306,14 @@ impl Store {
         tenant: &Tenant,
         name: &QueueName,
         force: bool,
+        only: Option<&Queue>,
     ) -> Result<DeleteOutcome, Failure> {
         let delete = query(DELETE)
             .bind(tenant.0.clone())
             .bind(name.as_str().to_owned())
-            .bind(force);
+            .bind(force)
+            .bind(only.map(|queue| queue.id.get()))
+            .bind(only.map(|queue| queue.version));
         if let Some(row) = self.write(delete).await?.first() {
             return Ok(DeleteOutcome::Deleted(queue_id(row)?));
         }
@@ -305,65 +370,5 @@ impl Store {
     pub async fn ping(&self) -> Result<(), Failure> {
         self.read(query(PING)).await?;
         Ok(())
-    }
-}
-
-fn queue_id(row: &PgRow) -> Result<QueueId, sqlx::Error> {
-    let raw: i32 = row.try_get("queue_id")?;
-    QueueId::new(raw).ok_or_else(|| sqlx::Error::Decode(format!("queue number {raw}").into()))
-}
-
-fn queue(row: &PgRow) -> Result<Queue, sqlx::Error> {
-    let seconds = |column| {
-        let value: i32 = row.try_get(column)?;
-        Ok::<_, sqlx::Error>(Duration::from_secs(
-            u64::try_from(value).unwrap_or_default(),
-        ))
-    };
-    let name = |name: &str| {
-        QueueName::parse("name", name).map_err(|error| sqlx::Error::Decode(error.into()))
-    };
-    let dead_letter_name: Option<&str> = row.try_get("dead_letter_name")?;
-    let max_receive_count: Option<i32> = row.try_get("max_receive_count")?;
-    let dead_letter_id: Option<i32> = row.try_get("dead_letter_id")?;
-    let dead_letter = match (dead_letter_name, max_receive_count) {
-        (Some(queue), Some(max_receive_count)) => Some(DeadLetter {
-            queue: name(queue)?,
-            max_receive_count,
-        }),
-        _ => None,
-    };
-    Ok(Queue {
-        id: queue_id(row)?,
-        name: name(row.try_get("name")?)?,
-        settings: QueueSettings {
-            visibility_timeout: seconds("visibility_timeout_seconds")?,
-            receive_wait: seconds("receive_wait_seconds")?,
-            delay: seconds("delay_seconds")?,
-            retention: seconds("retention_seconds")?,
-            dead_letter,
-            durability: durability(row.try_get("durability")?),
-            deduplication_window: seconds("deduplication_window_seconds")?,
-        },
-        dead_letters_to: dead_letter_id.and_then(QueueId::new),
-        created_at: row.try_get("created_at")?,
-        version: row.try_get("version")?,
-    })
-}
-
-fn durability_code(durability: Durability) -> i16 {
-    match durability {
-        Durability::Strict => 0,
-        Durability::Relaxed => 1,
-        Durability::Async => 2,
-    }
-}
-
-fn durability(code: i16) -> Durability {
-    match code {
-        1 => Durability::Relaxed,
-        2 => Durability::Async,
-        // What a newer release may add is kept as safely as this one can.
-        _ => Durability::Strict,
     }
 }

@@ -23,6 +23,8 @@ This table is generated; `UPDATE_DOCS=1 cargo test the_table_of_errors_is_curren
 
 ";
 
+const MESSAGE_ID: uuid::Uuid = uuid::Uuid::from_u128(0x5d3c_9a40_1b7e_8f21_9c55_0a4f_6e2b_7d18);
+
 /// The example after another one. The match makes a new error without an example not build.
 #[deny(clippy::wildcard_enum_match_arm)]
 fn next(error: &Error) -> Option<Error> {
@@ -60,13 +62,36 @@ fn next(error: &Error) -> Option<Error> {
             name: orders(),
             sources: vec!["shop".to_owned()],
         },
-        Error::QueueInUse { .. } => Error::IdempotencyKeyReused,
+        Error::QueueInUse { .. } => Error::RedriveNotFound {
+            name: orders(),
+            id: "0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210".to_owned(),
+        },
+        Error::RedriveNotFound { .. } => Error::RedriveRunning {
+            name: orders(),
+            id: "0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210".to_owned(),
+        },
+        Error::RedriveRunning { .. } => Error::QueuePaused { name: orders() },
+        Error::QueuePaused { .. } => Error::PreconditionFailed {
+            name: orders(),
+            version: Some(4),
+            header: "If-Match",
+        },
+        Error::PreconditionFailed { .. } => Error::IdempotencyKeyReused,
         Error::IdempotencyKeyReused => Error::ReceiptStale(vec![Violation::new(
             "/messages/0/receipt_handle",
             "",
             "the handle of the newest delivery",
         )]),
-        Error::ReceiptStale(_) => Error::BodyTimeout { limit },
+        Error::ReceiptStale(_) => Error::MessageNotFound {
+            message_id: MESSAGE_ID,
+        },
+        Error::MessageNotFound { .. } => Error::MessageInFlight {
+            message_id: MESSAGE_ID,
+        },
+        Error::MessageInFlight { .. } => Error::MessageNeverReceived {
+            message_id: MESSAGE_ID,
+        },
+        Error::MessageNeverReceived { .. } => Error::BodyTimeout { limit },
         Error::BodyTimeout { .. } => Error::Internal("the secret source".into()),
         Error::Internal(_) => Error::Overloaded {
             what: "requests in flight",

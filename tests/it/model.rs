@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use time::OffsetDateTime;
 use towpath::domain::lifecycle::{Event, Outcome, State, step};
 use towpath::domain::message::{Body, Deletion, Extension, NewMessage, ReceivedMessage};
-use towpath::domain::queue::{DeadLetter, QueueName, QueueSettings, Tenant};
+use towpath::domain::queue::{DeadLetter, Precondition, QueueName, QueueSettings, Tenant};
 use towpath::domain::receipt::Receipt;
 use towpath::service::{ReceiveRequest, Service, WindowRequest};
 use uuid::Uuid;
@@ -77,7 +77,8 @@ impl Model {
                 }),
                 ..QueueSettings::default()
             };
-            let put = nodes[0].put_queue(&TENANT, queue.clone(), settings);
+            let any = Precondition::None;
+            let put = nodes[0].put_queue(&TENANT, queue.clone(), settings, &any);
             put.await.unwrap();
         }
         Self {
@@ -318,7 +319,7 @@ impl Model {
             .iter()
             .map(|(_, handle)| WindowRequest {
                 receipt_handle: handle.clone(),
-                window: *WINDOWS.choose(&mut self.dice).unwrap(),
+                window: Some(*WINDOWS.choose(&mut self.dice).unwrap()),
                 reason: None,
             })
             .collect();
@@ -332,7 +333,7 @@ impl Model {
         assert_eq!(changed.len(), receipts.len());
         let now = self.now().await;
         for (((id, handle), request), said) in receipts.into_iter().zip(requests).zip(changed) {
-            let window = request.window;
+            let window = request.window.unwrap();
             // What the database's clock said then.
             let at = match said {
                 Extension::VisibleAt(at) => self.since_origin(at) - window,

@@ -1,6 +1,7 @@
 //! JSON bodies: the only way in and out for them, so that every bad one is answered by a problem
 //! that names the field, its value and the rule.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, LengthLimitError};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
@@ -24,6 +25,12 @@ use crate::domain::{Error, Result};
 use crate::http::Gate;
 
 pub(super) const MEDIA_TYPE: &str = "application/json";
+
+/// RFC 7396.
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// What a patch may be, for errors.
+const PATCHES: &str = "application/json and application/merge-patch+json";
 
 /// Largest body in which a bad value is looked up to be shown: as a tree, JSON takes up to twenty
 /// times its own size.
@@ -63,6 +70,23 @@ impl<T: DeserializeOwned> OptionalFromRequest<Arc<Gate>> for Input<T> {
         }
         require(&head.headers, MEDIA_TYPE)?;
         Ok(Some(Self(parse(&body)?, place)))
+    }
+}
+
+/// The same for a patch, whose media type may say so.
+pub(super) struct Patch<T>(pub(super) T, pub(super) OwnedSemaphorePermit);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Gate>> for Patch<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Failure> {
+        if is_of(request.headers(), MERGE_PATCH) {
+            require_no_coding(request.headers(), PATCHES)?;
+        } else {
+            require(request.headers(), PATCHES)?;
+        }
+        let (body, place) = read(request.into_body(), gate).await?;
+        Ok(Self(parse(&body)?, place))
     }
 }
 
@@ -202,6 +226,7 @@ fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Error
     let place = format!(" at line {} column {}", error.line(), error.column());
     let rule = rule.strip_suffix(&place).unwrap_or(&rule);
     let rule = rule.replace("expected i64", "expected a whole number");
+    let rule = rule.replace("expected f64", "expected a number");
     Error::invalid(pointer, value.unwrap_or_default(), rule)
 }
 
@@ -228,6 +253,83 @@ where
     D: Deserializer<'de>,
 {
     T::deserialize(deserializer).map(Some)
+}
+
+/// What a patch says of a field: nothing, `null` for its default, or another value.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) enum Change<T> {
+    #[default]
+    Keep,
+    Reset,
+    Set(T),
+}
+
+impl<T> Change<T> {
+    /// What comes of a field that is this now, or has its default.
+    pub(super) fn onto(self, now: Option<T>) -> Option<T> {
+        match self {
+            Self::Keep => now,
+            Self::Reset => None,
+            Self::Set(value) => Some(value),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Option::<T>::deserialize(deserializer)?;
+        Ok(value.map_or(Self::Reset, Self::Set))
+    }
+}
+
+/// For a field that is a JSON object of known members and may be left out.
+pub(super) fn object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Object::deserialize(deserializer).map(|Object(value)| Some(value))
+}
+
+/// For a field of a patch that is a JSON object of known members.
+pub(super) fn change_of_object<'de, T, D>(deserializer: D) -> Result<Change<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let value = Option::<Object<T>>::deserialize(deserializer)?;
+    Ok(value.map_or(Change::Reset, |Object(value)| Change::Set(value)))
+}
+
+/// A JSON object whose members the caller names, each once.
+#[derive(Debug, Clone)]
+pub(super) struct Members<T>(pub(super) BTreeMap<String, T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor(PhantomData))
+    }
+}
+
+struct MembersVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MembersVisitor<T> {
+    type Value = Members<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Members<T>, A::Error> {
+        let mut found = BTreeMap::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if found.contains_key(&name) {
+                return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+            }
+            found.insert(name, members.next_value()?);
+        }
+        Ok(Members(found))
+    }
 }
 
 /// For a field that is an array of JSON objects.

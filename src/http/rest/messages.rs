@@ -131,6 +131,7 @@ impl From<message::SentMessage> for SentMessage {
                 "message_id": "5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18",
                 "sent_at": "2026-11-20T12:00:00.123456Z"}]})),
         (status = 404, description = "There is no such queue"),
+        (status = 409, description = "Sending is paused"),
     ),
 )]
 pub(super) async fn send_messages(

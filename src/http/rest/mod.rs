@@ -1,6 +1,7 @@
 //! The REST door under /v1: wire types and handlers. A handler decodes, names the right, calls one
 //! function of `service` and encodes; rules live below.
 
+mod conditions;
 mod json;
 mod json_body;
 mod message;
@@ -9,8 +10,13 @@ mod octets;
 pub mod openapi;
 mod page;
 mod parameters;
+mod patch_queue;
+mod peek;
 pub mod problem;
+mod queue_settings;
 mod queues;
+mod redrives;
+mod retry_policy;
 pub(super) mod tokens;
 mod windows;
 
@@ -28,6 +34,7 @@ pub(super) fn api() -> OpenApiRouter<Arc<Gate>> {
         .routes(routes!(
             queues::put_queue,
             queues::get_queue,
+            queues::patch_queue,
             queues::delete_queue
         ))
         .routes(routes!(queues::list_queues))
@@ -36,8 +43,17 @@ pub(super) fn api() -> OpenApiRouter<Arc<Gate>> {
         .routes(routes!(messages::delete_messages))
         .routes(routes!(windows::extend_messages))
         .routes(routes!(windows::nack_messages))
+        .routes(routes!(peek::peek_messages))
+        .routes(routes!(
+            peek::get_message,
+            peek::cancel_message,
+            peek::reschedule_message
+        ))
         .routes(routes!(queues::purge_queue))
         .routes(routes!(queues::count_messages))
+        .routes(routes!(redrives::start_redrive, redrives::list_redrives))
+        .routes(routes!(redrives::get_redrive))
+        .routes(routes!(redrives::cancel_redrive))
         .routes(routes!(tokens::create_token))
         .routes(routes!(openapi::get_open_api))
         .routes(routes!(ops::get_health))

@@ -41,7 +41,9 @@ pub fn document() -> String {
             &mut item.get,
             &mut item.put,
             &mut item.post,
+            &mut item.patch,
             &mut item.delete,
+            &mut item.patch,
         ] {
             operation.iter_mut().for_each(|it| complete(path, it));
         }
@@ -100,6 +102,10 @@ pub(super) fn frame() -> OpenApi {
         .tags(Some([
             tag("queues", "Create, change, list and delete queues"),
             tag("messages", "Send, receive and delete messages"),
+            tag(
+                "redrives",
+                "Move messages out of dead-letter queues, back to where they came from",
+            ),
             tag("tokens", "Issue access tokens"),
             tag(
                 "operations",
@@ -133,9 +139,9 @@ fn complete(path: &str, operation: &mut Operation) {
     let is_public = operation.security.is_some();
     let is_probe = ops::is_probe(path);
     let has_body = operation.request_body.is_some();
+    let id = operation.operation_id.clone().unwrap_or_default();
     if let Some(RefOr::T(body)) = &mut operation.request_body {
-        let id = operation.operation_id.as_deref().unwrap_or_default();
-        let may_be_empty = BODY_MAY_BE_EMPTY.contains(&id);
+        let may_be_empty = BODY_MAY_BE_EMPTY.contains(&id.as_str());
         body.required = Some(if may_be_empty {
             Required::False
         } else {
@@ -175,7 +181,7 @@ fn complete(path: &str, operation: &mut Operation) {
                 .build();
             response.headers.insert(name.to_owned(), header.into());
         }
-        if let Some(error) = example(status, is_public) {
+        if let Some(error) = example(status, &id, is_public) {
             let content = ContentBuilder::new()
                 .schema(Some(Ref::from_schema_name(Problem::name())))
                 .example(Some(problem(&error)))
@@ -211,8 +217,9 @@ fn problem(error: &Error) -> Value {
     json!(Problem::new(error, "0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210"))
 }
 
-/// The error that stands for a status in the document.
-fn example(status: &str, is_public: bool) -> Option<Error> {
+/// The error that stands for a status of an operation in the document.
+fn example(status: &str, operation: &str, is_public: bool) -> Option<Error> {
+    let orders = || "orders".to_owned();
     let limit = Duration::from_secs(30);
     Some(match status {
         "400" => Error::Malformed {
@@ -226,10 +233,18 @@ fn example(status: &str, is_public: bool) -> Option<Error> {
             address: [203, 0, 113, 9].into(),
         },
         "403" => Error::Forbidden { right: "send" },
-        "404" => Error::QueueNotFound {
-            name: "orders".to_owned(),
-        },
+        "404" => Error::QueueNotFound { name: orders() },
         "408" => Error::BodyTimeout { limit },
+        "409" if operation == "sendMessages" => Error::QueuePaused { name: orders() },
+        "409" if operation == "deleteQueue" => Error::QueueInUse {
+            name: orders(),
+            sources: vec!["shop".to_owned()],
+        },
+        "412" => Error::PreconditionFailed {
+            name: orders(),
+            version: Some(4),
+            header: "If-Match",
+        },
         "409" => Error::ReceiptStale(vec![Violation::new(
             "/messages/0/receipt_handle",
             "",
@@ -261,6 +276,9 @@ pub(super) fn queue_example() -> Value {
         "retention_seconds": 345600,
         "durability": "strict",
         "deduplication_window_seconds": 300,
+        "tags": {"team": "billing"},
+        "sending_paused": false,
+        "receiving_paused": false,
         "created_at": "2026-11-20T12:00:00.123456Z",
         "version": 1,
     })
@@ -279,4 +297,22 @@ pub(super) fn message_example() -> Value {
         "receive_count": 1,
         "visible_at": "2026-11-20T12:00:31.5Z",
     })
+}
+
+pub(super) fn peeked_message_example() -> Value {
+    json!({
+        "message_id": "5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18",
+        "state": "delayed",
+        "body": "hello",
+        "body_kind": "text",
+        "sent_at": "2026-11-20T12:00:00.123456Z",
+        "receive_count": 0,
+        "visible_at": "2026-11-20T12:01:00.123456Z",
+    })
+}
+
+pub(super) fn located_message_example() -> Value {
+    let mut message = peeked_message_example();
+    message["queue"] = json!("orders");
+    message
 }

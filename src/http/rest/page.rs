@@ -7,15 +7,20 @@ use crate::domain::{Error, Result, limits};
 
 /// How many items a page has, from the query's `limit`.
 pub(super) fn limit(given: Option<&str>) -> Result<usize> {
+    limit_up_to(given, limits::DEFAULT_PAGE, limits::MAX_PAGE)
+}
+
+/// The same for a page with other limits: `default` items, and `most`.
+pub(super) fn limit_up_to(given: Option<&str>, default: usize, most: usize) -> Result<usize> {
     let Some(given) = given else {
-        return Ok(limits::DEFAULT_PAGE);
+        return Ok(default);
     };
     given
         .parse()
         .ok()
-        .filter(|limit| (1..=limits::MAX_PAGE).contains(limit))
+        .filter(|limit| (1..=most).contains(limit))
         .ok_or_else(|| {
-            let rule = format!("a whole number from 1 to {}", limits::MAX_PAGE);
+            let rule = format!("a whole number from 1 to {most}");
             Error::invalid("limit", given, rule)
         })
 }

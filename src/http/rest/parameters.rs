@@ -75,7 +75,11 @@ impl<S: Send + Sync> FromRequestParts<S> for QueueInPath {
     }
 }
 
-async fn queue_in_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<QueueName> {
+/// The queue of a route that has nothing else in its path.
+pub(super) async fn queue_in_path<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<QueueName> {
     let Path(name) = Path::<String>::from_request_parts(parts, state)
         .await
         .map_err(|error| Error::Malformed {

@@ -172,10 +172,41 @@ impl Kind {
             Error::QueueInUse { .. } => {
                 Self::refused(S::CONFLICT, "queue_in_use", "Other queues need this one")
             }
+            Error::RedriveNotFound { .. } => Self::refused(
+                S::NOT_FOUND,
+                "redrive_not_found",
+                "There is no such redrive",
+            ),
+            Error::RedriveRunning { .. } => Self::refused(
+                S::CONFLICT,
+                "redrive_running",
+                "Another redrive of the queue runs",
+            ),
+            Error::QueuePaused { .. } => {
+                Self::refused(S::CONFLICT, "queue_paused", "Sending is paused")
+            }
+            Error::PreconditionFailed { .. } => Self::refused(
+                S::PRECONDITION_FAILED,
+                "precondition_failed",
+                "The queue is not as the request wants it to be",
+            ),
             Error::IdempotencyKeyReused => Self::refused(
                 S::UNPROCESSABLE_ENTITY,
                 "idempotency_key_reused",
                 "The key belongs to another request",
+            ),
+            Error::MessageNotFound { .. } => Self::refused(
+                S::NOT_FOUND,
+                "message_not_found",
+                "There is no such message",
+            ),
+            Error::MessageInFlight { .. } => {
+                Self::refused(S::CONFLICT, "message_in_flight", "The message is in flight")
+            }
+            Error::MessageNeverReceived { .. } => Self::refused(
+                S::CONFLICT,
+                "message_never_received",
+                "The message is ready and was never received",
             ),
             Error::ReceiptStale(_) => Self::refused(
                 S::CONFLICT,

@@ -1,176 +1,31 @@
 //! Queues over REST: wire types and handlers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{FromRequestParts, State};
-use axum::http::header::LOCATION;
+use axum::http::header::{ETAG, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode};
-use serde::{Deserialize, Serialize};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::Json;
-use super::json::{Input, not_null};
+use super::conditions::{Conditions, IfMatch, IfMatchParameter, IfNoneMatchParameter, entity_tag};
+use super::json::{Input, Patch};
 use super::page;
 use super::parameters::{ForceParameter, QueueInPath, QueueParameter, QueueToDelete, query};
+use super::patch_queue::PatchQueue;
 use super::problem::Failure;
-use crate::domain::queue::{DeadLetter, Durability, QueueName, QueueSettings, seconds};
+use super::queue_settings::{DurabilityName, PutQueue, durability_name};
+use super::retry_policy::RetryPolicy;
+use crate::domain::queue::QueueName;
 use crate::domain::{self, limits};
 use crate::http::Gate;
 use crate::http::authorized::{Authorized, needs};
 use crate::service::{PutOutcome, Service};
-
-/// What a user sets on a queue. What is left out has its default.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PutQueue {
-    /// How long a received message stays hidden from others; 30 when left out.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 0, maximum = 43200, default = 30)]
-    visibility_timeout_seconds: Option<i64>,
-    /// How long a receive waits for a message when it does not say; 0 when left out.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 0, maximum = 20, default = 0)]
-    receive_wait_seconds: Option<i64>,
-    /// How long a message stays hidden after it was sent when it does not say; 0 when left out.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 0, maximum = 315360000, default = 0)]
-    delay_seconds: Option<i64>,
-    /// How long messages live after they were sent, whatever their state; 345600 (4 days) when left out.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 60, maximum = 315360000, default = 345600)]
-    retention_seconds: Option<i64>,
-    /// The queue that messages go to when they were received `max_receive_count` times and not deleted.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, pattern = "^[A-Za-z0-9_-]{1,80}$")]
-    dead_letter_queue: Option<String>,
-    /// After how many deliveries; goes with `dead_letter_queue`.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 1, maximum = 1000)]
-    max_receive_count: Option<i64>,
-    /// What is on disk before it is answered: everything (`strict`, when left out), sends only
-    /// (`relaxed`), or nothing (`async`).
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, value_type = DurabilityName, default = "strict")]
-    durability: Option<String>,
-    /// For how long a send with an `Idempotency-Key` is recognised when it comes again; 300 when left
-    /// out.
-    #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 1, maximum = 2592000, default = 300)]
-    deduplication_window_seconds: Option<i64>,
-}
-
-/// What is on disk before it is answered.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes; `durability_name` writes")]
-enum DurabilityName {
-    Strict,
-    Relaxed,
-    Async,
-}
-
-const fn durability_name(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Strict => "strict",
-        Durability::Relaxed => "relaxed",
-        Durability::Async => "async",
-    }
-}
-
-impl PutQueue {
-    fn settings(&self) -> domain::Result<QueueSettings> {
-        let default = QueueSettings::default();
-        let or = |field, given: Option<i64>, range, default| {
-            given.map_or(Ok(default), |given| seconds(field, given, range))
-        };
-        let zero = Duration::ZERO;
-        let settings = QueueSettings {
-            visibility_timeout: or(
-                "/visibility_timeout_seconds",
-                self.visibility_timeout_seconds,
-                zero..=limits::MAX_VISIBILITY_TIMEOUT,
-                default.visibility_timeout,
-            )?,
-            receive_wait: or(
-                "/receive_wait_seconds",
-                self.receive_wait_seconds,
-                zero..=limits::MAX_RECEIVE_WAIT,
-                default.receive_wait,
-            )?,
-            delay: or(
-                "/delay_seconds",
-                self.delay_seconds,
-                zero..=limits::MAX_LIFE,
-                default.delay,
-            )?,
-            retention: or(
-                "/retention_seconds",
-                self.retention_seconds,
-                limits::MIN_RETENTION..=limits::MAX_LIFE,
-                default.retention,
-            )?,
-            dead_letter: self.dead_letter()?,
-            durability: self.durability()?,
-            deduplication_window: or(
-                "/deduplication_window_seconds",
-                self.deduplication_window_seconds,
-                Duration::from_secs(1)..=limits::MAX_DEDUPLICATION_WINDOW,
-                default.deduplication_window,
-            )?,
-        };
-        if settings.delay >= settings.retention {
-            return Err(domain::Error::invalid(
-                "/delay_seconds",
-                settings.delay.as_secs().to_string(),
-                "less than retention_seconds, or no message would ever be received",
-            ));
-        }
-        Ok(settings)
-    }
-
-    fn dead_letter(&self) -> domain::Result<Option<DeadLetter>> {
-        let (queue, count) = match (&self.dead_letter_queue, self.max_receive_count) {
-            (None, None) => return Ok(None),
-            (Some(queue), Some(count)) => (queue, count),
-            (Some(_), None) => {
-                let rule = "given together with dead_letter_queue";
-                return Err(domain::Error::invalid("/max_receive_count", "", rule));
-            }
-            (None, Some(_)) => {
-                let rule = "given together with max_receive_count";
-                return Err(domain::Error::invalid("/dead_letter_queue", "", rule));
-            }
-        };
-        let max_receive_count = i32::try_from(count)
-            .ok()
-            .filter(|count| (1..=limits::MAX_RECEIVE_COUNT).contains(count))
-            .ok_or_else(|| {
-                let rule = format!("a whole number from 1 to {}", limits::MAX_RECEIVE_COUNT);
-                domain::Error::invalid("/max_receive_count", count.to_string(), rule)
-            })?;
-        Ok(Some(DeadLetter {
-            queue: QueueName::parse("/dead_letter_queue", queue)?,
-            max_receive_count,
-        }))
-    }
-
-    fn durability(&self) -> domain::Result<Durability> {
-        let all = [Durability::Strict, Durability::Relaxed, Durability::Async];
-        match &self.durability {
-            None => Ok(Durability::default()),
-            Some(given) => all
-                .into_iter()
-                .find(|durability| durability_name(*durability) == given)
-                .ok_or_else(|| {
-                    let rule = "one of strict, relaxed and async";
-                    domain::Error::invalid("/durability", given, rule)
-                }),
-        }
-    }
-}
 
 /// A queue.
 #[derive(Serialize, ToSchema)]
@@ -204,6 +59,19 @@ pub(super) struct Queue {
     /// For how long a send with an `Idempotency-Key` is recognised when it comes again.
     #[schema(minimum = 1, maximum = 2592000, example = 300)]
     deduplication_window_seconds: u64,
+    /// What its user keeps with it.
+    #[schema(value_type = BTreeMap<String, String>)]
+    tags: BTreeMap<String, String>,
+    /// Whether sends are refused.
+    #[schema(example = false)]
+    sending_paused: bool,
+    /// Whether receives are answered as if the queue were empty.
+    #[schema(example = false)]
+    receiving_paused: bool,
+    /// After how long a message comes back that was given up without a delay; at once when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = RetryPolicy)]
+    retry_policy: Option<RetryPolicy>,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -216,6 +84,7 @@ impl From<domain::queue::Queue> for Queue {
     fn from(queue: domain::queue::Queue) -> Self {
         let settings = queue.settings;
         let dead_letter = settings.dead_letter;
+        let tags = settings.tags.iter();
         Self {
             name: queue.name.as_str().to_owned(),
             visibility_timeout_seconds: settings.visibility_timeout.as_secs(),
@@ -226,6 +95,12 @@ impl From<domain::queue::Queue> for Queue {
             dead_letter_queue: dead_letter.map(|to| to.queue.as_str().to_owned()),
             durability: durability_name(settings.durability),
             deduplication_window_seconds: settings.deduplication_window.as_secs(),
+            tags: tags
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
+            sending_paused: settings.sending_paused,
+            receiving_paused: settings.receiving_paused,
+            retry_policy: settings.retry_policy.map(RetryPolicy::from),
             created_at: queue.created_at,
             version: queue.version,
         }
@@ -243,35 +118,53 @@ pub(super) struct QueuePage {
     next_cursor: Option<String>,
 }
 
+/// An answer that shows a queue: its version is the entity tag.
+pub(super) struct Shown(domain::queue::Queue);
+
+impl IntoResponse for Shown {
+    fn into_response(self) -> Response {
+        let tag = entity_tag(self.0.version);
+        ([(ETAG, tag)], Json(Queue::from(self.0))).into_response()
+    }
+}
+
 /// Create a queue or replace its settings
 ///
 /// A queue that has these settings already stays as it is, so the request can be repeated. What the
 /// body leaves out gets its default; an empty body means all defaults.
 #[utoipa::path(
     put, path = "/v1/queues/{queue}", operation_id = "putQueue", tag = "queues",
-    params(QueueParameter),
+    params(QueueParameter, IfMatchParameter, IfNoneMatchParameter),
     request_body(content = PutQueue, description = "Its settings",
         example = json!({"visibility_timeout_seconds": 60})),
     responses(
         (status = 200, description = "The queue exists with these settings", body = Queue,
+            headers(("etag" = String, description = "Its version, in quotation marks")),
             example = json!(super::openapi::queue_example())),
         (status = 201, description = "The queue was created", body = Queue,
-            headers(("location" = String, description = "The queue's path")),
+            headers(("etag" = String, description = "Its version, in quotation marks"),
+                ("location" = String, description = "The queue's path")),
             example = json!(super::openapi::queue_example())),
+        (status = 412, description = "The queue is not as the request wants it to be"),
     ),
 )]
 pub(super) async fn put_queue(
     caller: Authorized<needs::Configure>,
     QueueInPath(name): QueueInPath,
+    Conditions(precondition): Conditions,
     State(gate): State<Arc<Gate>>,
     body: Option<Input<PutQueue>>,
-) -> Result<(StatusCode, Option<[(HeaderName, String); 1]>, Json<Queue>), Failure> {
+) -> Result<(StatusCode, Option<[(HeaderName, String); 1]>, Shown), Failure> {
     let settings = body
         .map_or_else(PutQueue::default, |Input(body, _place)| body)
         .settings()?;
     let service = gate.http.service.clone();
     let tenant = caller.tenant.clone();
-    let change = async move { service.put_queue(&tenant, name, settings).await };
+    let change = async move {
+        service
+            .put_queue(&tenant, name, settings, &precondition)
+            .await
+    };
     let (queue, outcome) = gate.change(change).await?;
     let (status, location) = match outcome {
         PutOutcome::Created => {
@@ -280,7 +173,45 @@ pub(super) async fn put_queue(
         }
         PutOutcome::Updated | PutOutcome::Unchanged => (StatusCode::OK, None),
     };
-    Ok((status, location, Json(queue.into())))
+    Ok((status, location, Shown(queue)))
+}
+
+/// Change some of a queue's settings
+///
+/// A merge patch (RFC 7396), also taken as `application/merge-patch+json`: what is left out stays as it is,
+/// and `null` stands for the default. Tags are merged one by one, where `null` removes one, and so is a
+/// retry policy of the same type; one of another type replaces it. What comes of it follows the rules of a
+/// PUT. Patches of different settings at one time are all kept.
+#[utoipa::path(
+    patch, path = "/v1/queues/{queue}", operation_id = "patchQueue", tag = "queues",
+    params(QueueParameter, IfMatchParameter),
+    request_body(content = PatchQueue, description = "The settings that change",
+        example = json!({"delay_seconds": 5, "retention_seconds": null, "tags": {"team": "billing"}})),
+    responses(
+        (status = 200, description = "The queue has these settings now", body = Queue,
+            headers(("etag" = String, description = "Its version, in quotation marks")),
+            example = json!(super::openapi::queue_example())),
+        (status = 404, description = "There is no such queue"),
+        (status = 412, description = "The queue is not as the request wants it to be"),
+    ),
+)]
+pub(super) async fn patch_queue(
+    caller: Authorized<needs::Configure>,
+    QueueInPath(name): QueueInPath,
+    IfMatch(precondition): IfMatch,
+    State(gate): State<Arc<Gate>>,
+    Patch(patch, _place): Patch<PatchQueue>,
+) -> Result<Shown, Failure> {
+    let service = gate.http.service.clone();
+    let tenant = caller.tenant.clone();
+    let change = async move {
+        let new = |queue: &domain::queue::Queue| patch.settings_of(queue);
+        service
+            .change_queue(&tenant, &name, &precondition, new)
+            .await
+    };
+    let (queue, _outcome) = gate.change(change).await?;
+    Ok(Shown(queue))
 }
 
 /// Get a queue
@@ -289,6 +220,7 @@ pub(super) async fn put_queue(
     params(QueueParameter),
     responses(
         (status = 200, description = "The queue", body = Queue,
+            headers(("etag" = String, description = "Its version, in quotation marks")),
             example = json!(super::openapi::queue_example())),
         (status = 404, description = "There is no such queue"),
     ),
@@ -297,8 +229,8 @@ pub(super) async fn get_queue(
     caller: Authorized<needs::ReadMetadata>,
     QueueInPath(name): QueueInPath,
     State(service): State<Service>,
-) -> Result<Json<Queue>, Failure> {
-    Ok(Json(service.get_queue(&caller.tenant, &name).await?.into()))
+) -> Result<Shown, Failure> {
+    Ok(Shown(service.get_queue(&caller.tenant, &name).await?))
 }
 
 /// Delete a queue with all its messages
@@ -307,21 +239,27 @@ pub(super) async fn get_queue(
 /// is given: then they deliver on.
 #[utoipa::path(
     delete, path = "/v1/queues/{queue}", operation_id = "deleteQueue", tag = "queues",
-    params(QueueParameter, ForceParameter),
+    params(QueueParameter, ForceParameter, IfMatchParameter),
     responses(
         (status = 204, description = "The queue is gone"),
         (status = 404, description = "There is no such queue"),
         (status = 409, description = "Other queues send their dead letters there"),
+        (status = 412, description = "The queue is not as the request wants it to be"),
     ),
 )]
 pub(super) async fn delete_queue(
     caller: Authorized<needs::Configure>,
     QueueToDelete { queue, force }: QueueToDelete,
+    IfMatch(precondition): IfMatch,
     State(gate): State<Arc<Gate>>,
 ) -> Result<StatusCode, Failure> {
     let service = gate.http.service.clone();
     let tenant = caller.tenant.clone();
-    let change = async move { service.delete_queue(&tenant, &queue, force).await };
+    let change = async move {
+        service
+            .delete_queue(&tenant, &queue, force, &precondition)
+            .await
+    };
     gate.change(change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -398,13 +336,14 @@ pub(super) struct ListQueues {
     limit: usize,
     after: Option<QueueName>,
     prefix: Option<String>,
+    tag: Option<String>,
 }
 
 impl<S: Sync> FromRequestParts<S> for ListQueues {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
-        let [limit, cursor, prefix] = query(parts, ["limit", "cursor", "prefix"])?;
+        let [limit, cursor, prefix, tag] = query(parts, ["limit", "cursor", "prefix", "tag"])?;
         let after = cursor.map(|cursor| {
             QueueName::parse("cursor", &page::key(&cursor)?)
                 .map_err(|_not_a_name| page::not_a_cursor(&cursor))
@@ -412,12 +351,26 @@ impl<S: Sync> FromRequestParts<S> for ListQueues {
         if let Some(prefix) = &prefix {
             QueueName::parse("prefix", prefix)?;
         }
+        if let Some(tag) = &tag {
+            check_tag(tag)?;
+        }
         Ok(Self {
             limit: page::limit(limit.as_deref())?,
             after: after.transpose()?,
             prefix,
+            tag,
         })
     }
+}
+
+/// What a queue could have, as its key or as both.
+fn check_tag(tag: &str) -> domain::Result<()> {
+    let longest = limits::MAX_TAG_KEY + 1 + limits::MAX_TAG_VALUE;
+    if (1..=longest).contains(&tag.chars().count()) && !tag.contains('\0') {
+        return Ok(());
+    }
+    let rule = "a tag's key, or its key, a colon and its value";
+    Err(domain::Error::invalid("tag", tag, rule))
 }
 
 /// The same for the OpenAPI document.
@@ -434,6 +387,14 @@ pub(super) struct ListQueuesParameters {
     /// Only queues whose names begin like this.
     #[param(nullable = false, pattern = "^[A-Za-z0-9_-]{1,80}$")]
     prefix: Option<String>,
+    /// Only queues with this tag: its key, or its key, a colon and its value.
+    #[param(
+        nullable = false,
+        min_length = 1,
+        max_length = 385,
+        example = "team:billing"
+    )]
+    tag: Option<String>,
 }
 
 /// List queues by name
@@ -452,6 +413,7 @@ pub(super) async fn list_queues(
         .list_queues(
             &caller.tenant,
             page.prefix.as_deref(),
+            page.tag.as_deref(),
             page.after.as_ref(),
             page.limit,
         )

@@ -57,9 +57,10 @@ pub(super) struct MessageToNack {
     /// The handle that came with the newest delivery.
     #[schema(min_length = 1, max_length = 1024)]
     receipt_handle: String,
-    /// After how long others may receive it; at once when left out.
+    /// After how long others may receive it; when left out, as the queue's `retry_policy` says, or at once
+    /// where it has none.
     #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 0, maximum = 315360000, default = 0)]
+    #[schema(nullable = false, minimum = 0, maximum = 315360000)]
     delay_seconds: Option<i64>,
     /// Why, for whoever finds it in the dead-letter queue: up to 1024 bytes of UTF-8 without U+0000.
     #[serde(default, deserialize_with = "not_null")]
@@ -146,7 +147,7 @@ pub(super) async fn extend_messages(
             let field = format!("/messages/{index}/visibility_timeout_seconds");
             let range = Duration::ZERO..=limits::MAX_VISIBILITY_TIMEOUT;
             Ok(WindowRequest {
-                window: seconds(&field, message.visibility_timeout_seconds, range)?,
+                window: Some(seconds(&field, message.visibility_timeout_seconds, range)?),
                 receipt_handle: message.receipt_handle,
                 reason: None,
             })
@@ -160,7 +161,8 @@ pub(super) async fn extend_messages(
 
 /// Give up messages that were received
 ///
-/// Others may receive them, at once or after a delay. One that was received as often as its queue allows
+/// Others may receive them, after the delay that is given, else after that of the queue's `retry_policy`,
+/// else at once. One that was received as often as its queue allows
 /// goes to the dead-letter queue. Each entry ends for itself; when not one of the handles is of a newest
 /// delivery within its time, the answer is 409.
 #[utoipa::path(
@@ -191,9 +193,11 @@ pub(super) async fn nack_messages(
         .enumerate()
         .map(|(index, message)| {
             let field = format!("/messages/{index}/delay_seconds");
-            let delay = message.delay_seconds.unwrap_or(0);
+            let delay = message
+                .delay_seconds
+                .map(|delay| seconds(&field, delay, Duration::ZERO..=limits::MAX_LIFE));
             Ok(WindowRequest {
-                window: seconds(&field, delay, Duration::ZERO..=limits::MAX_LIFE)?,
+                window: delay.transpose()?,
                 receipt_handle: message.receipt_handle,
                 reason: message.reason.map(|text| reason(index, text)).transpose()?,
             })

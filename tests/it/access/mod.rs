@@ -22,6 +22,9 @@ use crate::support::{Answer, all_rights, http, token};
 /// Larger than what is sent: an answer that waited for all of it would come too late.
 const ANNOUNCED_BYTES: usize = 1_000_000;
 
+/// Of nothing that there is.
+const ANY_ID: &str = "0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210";
+
 /// Method and path.
 type Operation = (String, String);
 
@@ -34,7 +37,9 @@ fn operations() -> (Vec<Operation>, Vec<Operation>) {
         for (method, operation) in item.as_object().unwrap() {
             let is_public = operation["security"] == json!([{}]);
             let list = if is_public { &mut public } else { &mut closed };
-            list.push((method.to_uppercase(), path.replace("{queue}", "orders")));
+            let path = path.replace("{queue}", "orders");
+            let path = path.replace("{message_id}", ANY_ID);
+            list.push((method.to_uppercase(), path.replace("{redrive_id}", ANY_ID)));
         }
     }
     (public, closed)
@@ -110,7 +115,57 @@ const RIGHTS: &[(Right, &str, &str, &str, u16)] = &[
         "",
         200,
     ),
+    (Right::Receive, "GET", "/v1/queues/orders/messages", "", 200),
+    (
+        Right::Receive,
+        "GET",
+        "/v1/queues/orders/messages/0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210",
+        "",
+        404,
+    ),
+    (
+        Right::Delete,
+        "DELETE",
+        "/v1/queues/orders/messages/0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210",
+        "",
+        404,
+    ),
+    (
+        Right::Delete,
+        "PATCH",
+        "/v1/queues/orders/messages/0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210",
+        r#"{"delay_seconds":1}"#,
+        404,
+    ),
     (Right::Purge, "POST", "/v1/queues/orders/purge", "", 204),
+    (
+        Right::Configure,
+        "POST",
+        "/v1/queues/orders/redrives",
+        r#"{"dry_run":true}"#,
+        200,
+    ),
+    (
+        Right::ReadMetadata,
+        "GET",
+        "/v1/queues/orders/redrives",
+        "",
+        200,
+    ),
+    (
+        Right::ReadMetadata,
+        "GET",
+        "/v1/queues/orders/redrives/0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210",
+        "",
+        404,
+    ),
+    (
+        Right::Configure,
+        "POST",
+        "/v1/queues/orders/redrives/0199f3a1-6c1e-7b5a-8a44-3d1f0c9be210/cancel",
+        "",
+        404,
+    ),
     (
         Right::Administer,
         "POST",

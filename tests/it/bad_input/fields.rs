@@ -187,6 +187,54 @@ durability in another case | PUT Q/orders | {"durability":"Strict"} | /durabilit
 durability empty | PUT Q/orders | {"durability":""} | /durability |  | one of strict, relaxed and async
 durability null | PUT Q/orders | {"durability":null} | /durability | null | expected a string
 durability true | PUT Q/orders | {"durability":true} | /durability | true | expected a string
+a patch of what is unknown | PATCH Q/orders | {"color":null} | /color | null | unknown field `color`, expected
+a patch with text for a number | PATCH Q/orders | {"delay_seconds":"5"} | /delay_seconds | "5" | expected a whole number
+a patch that is no object | PATCH Q/orders | [] |  | [] | expected a JSON object
+a patch that says a field twice | PATCH Q/orders | {"delay_seconds":1,"delay_seconds":null} |  | {"delay_seconds":null} | duplicate field `delay_seconds`
+a patch out of range | PATCH Q/orders | {"visibility_timeout_seconds":43201} | /visibility_timeout_seconds | 43201 | whole seconds from 0 to 43200
+a patch of half of two | PATCH Q/orders | {"max_receive_count":3} | /dead_letter_queue |  | together with max_receive_count
+a patch with a parameter | PATCH Q/orders?force=true | {} | force | true | no query parameters
+a patch of a queue without a name | PATCH Q/a.b | {} | queue | a.b | 1 to 80 letters
+a patch of tags with a number | PATCH Q/orders | {"tags":{"a":1}} | /tags/a | 1 | expected a string
+a patch of a policy without a type | PATCH Q/orders | {"retry_policy":{"delay_seconds":1}} | /retry_policy/type |  | one of fixed, ladder and exponential
+a patch of a policy to no type | PATCH Q/orders | {"retry_policy":{"type":null,"delay_seconds":1}} | /retry_policy/type |  | one of fixed, ladder and exponential
+null for the tags | PUT Q/orders | {"tags":null} | /tags | null | expected a JSON object
+a list for the tags | PUT Q/orders | {"tags":["a"]} | /tags | ["a"] | expected a JSON object
+a tag of null | PUT Q/orders | {"tags":{"a":null}} | /tags/a | null | expected a string
+a tag of a number | PUT Q/orders | {"tags":{"a":1}} | /tags/a | 1 | expected a string
+a tag twice | PUT Q/orders | {"tags":{"a":"1","a":"2"}} | /tags | {"a":"2"} | duplicate field `a`
+a tag without a key | PUT Q/orders | {"tags":{"":"a"}} | /tags/ |  | a tag's key is 1 to 128 characters
+a tag with NUL in its value | PUT Q/orders | {"tags":{"a/b":"a\u0000"}} | /tags/a~1b | a^ | a tag's value is at most 256 characters
+text for a pause | PUT Q/orders | {"sending_paused":"true"} | /sending_paused | "true" | expected a boolean
+null for a pause | PUT Q/orders | {"receiving_paused":null} | /receiving_paused | null | expected a boolean
+a number for a pause | PUT Q/orders | {"receiving_paused":1} | /receiving_paused | 1 | expected a boolean
+null for the retry policy | PUT Q/orders | {"retry_policy":null} | /retry_policy | null | expected a JSON object
+text for the retry policy | PUT Q/orders | {"retry_policy":"fixed"} | /retry_policy | "fixed" | expected a JSON object
+a list for the retry policy | PUT Q/orders | {"retry_policy":["fixed",1]} | /retry_policy | ["fixed",1] | expected a JSON object
+a retry policy without a type | PUT Q/orders | {"retry_policy":{"delay_seconds":1}} | /retry_policy | {"delay_seconds":1} | missing field `type`
+a retry policy of another type | PUT Q/orders | {"retry_policy":{"type":"linear","delay_seconds":1}} | /retry_policy/type | linear | one of fixed, ladder and exponential
+a retry policy with what is unknown | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":1,"delay":1}} | /retry_policy/delay | 1 | unknown field `delay`
+a fixed delay that is not there | PUT Q/orders | {"retry_policy":{"type":"fixed"}} | /retry_policy/delay_seconds |  | needed with a policy of type fixed
+a fixed delay with a factor | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":1,"factor":2}} | /retry_policy/factor |  | not with a policy of type fixed
+a fixed delay of -1 s | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":-1}} | /retry_policy/delay_seconds | -1 | whole seconds from 0 to 43200
+a fixed delay of 43201 s | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":43201}} | /retry_policy/delay_seconds | 43201 | whole seconds from 0 to 43200
+a fixed delay with a fraction | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":1.5}} | /retry_policy/delay_seconds | 1.5 | expected a whole number
+a ladder without delays | PUT Q/orders | {"retry_policy":{"type":"ladder","delays_seconds":[]}} | /retry_policy/delays_seconds | 0 delays | 1 to 32 delays
+a ladder of 33 delays | PUT Q/orders | {"retry_policy":{"type":"ladder","delays_seconds":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}} | /retry_policy/delays_seconds | 33 delays | 1 to 32 delays
+a ladder with a bad step | PUT Q/orders | {"retry_policy":{"type":"ladder","delays_seconds":[1,43201]}} | /retry_policy/delays_seconds/1 | 43201 | whole seconds from 0 to 43200
+a ladder with a step of text | PUT Q/orders | {"retry_policy":{"type":"ladder","delays_seconds":[1,"2"]}} | /retry_policy/delays_seconds/1 | "2" | expected a whole number
+a ladder of one delay | PUT Q/orders | {"retry_policy":{"type":"ladder","delay_seconds":1}} | /retry_policy/delay_seconds |  | not with a policy of type ladder
+an exponential delay without a factor | PUT Q/orders | {"retry_policy":{"type":"exponential","delay_seconds":1,"max_delay_seconds":9}} | /retry_policy/factor |  | needed with a policy of type exponential
+an exponential delay without an end | PUT Q/orders | {"retry_policy":{"type":"exponential","delay_seconds":1,"factor":2}} | /retry_policy/max_delay_seconds |  | needed with a policy of type exponential
+an exponential delay that shrinks | PUT Q/orders | {"retry_policy":{"type":"exponential","delay_seconds":1,"factor":0.5,"max_delay_seconds":9}} | /retry_policy/factor | 0.5 | a number from 1 to 10
+an exponential delay that explodes | PUT Q/orders | {"retry_policy":{"type":"exponential","delay_seconds":1,"factor":10.5,"max_delay_seconds":9}} | /retry_policy/factor | 10.5 | a number from 1 to 10
+an exponential delay that begins above its end | PUT Q/orders | {"retry_policy":{"type":"exponential","delay_seconds":10,"factor":2,"max_delay_seconds":9}} | /retry_policy/max_delay_seconds | 9 | not less than delay_seconds
+a jitter above 1 | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":1,"jitter":1.01}} | /retry_policy/jitter | 1.01 | a number from 0 to 1
+a jitter below 0 | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":1,"jitter":-0.5}} | /retry_policy/jitter | -0.5 | a number from 0 to 1
+a jitter of text | PUT Q/orders | {"retry_policy":{"type":"fixed","delay_seconds":1,"jitter":"1"}} | /retry_policy/jitter | "1" | expected a number
+a tag to look for that is empty | GET Q?tag= |  | tag |  | a tag's key, or its key, a colon and its value
+a tag to look for with NUL | GET Q?tag=a%00 |  | tag | a^ | a tag's key, or its key, a colon and its value
+two tags to look for | GET Q?tag=a&tag=b |  | tag | b | a parameter is given once
 null for a message's delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":null}]} | /messages/1/delay_seconds | null | expected a whole number
 text for a message's delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":"5"}]} | /messages/1/delay_seconds | "5" | expected a whole number
 a fraction for a message's delay | POST Q/orders/messages | {"messages":[{"body":"a"},{"body":"a","delay_seconds":1.5}]} | /messages/1/delay_seconds | 1.5 | expected a whole number
@@ -231,6 +279,41 @@ nack because of null | POST Q/orders/messages/nack | {"messages":[{"receipt_hand
 nack because of 5 | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","reason":5}]} | /messages/0/reason | 5 | expected a string
 nack because of ["why"] | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","reason":["why"]}]} | /messages/0/reason | ["why"] | expected a string
 nack because of NUL | POST Q/orders/messages/nack | {"messages":[{"receipt_handle":"a","reason":"a\u0000b"}]} | /messages/0/reason | a^b | a reason has no U+0000
+peek at 0 messages | GET Q/orders/messages?limit=0 |  | limit | 0 | a whole number from 1 to 100
+peek at 101 messages | GET Q/orders/messages?limit=101 |  | limit | 101 | a whole number from 1 to 100
+peek at -1 messages | GET Q/orders/messages?limit=-1 |  | limit | -1 | a whole number from 1 to 100
+peek at 1.5 messages | GET Q/orders/messages?limit=1.5 |  | limit | 1.5 | a whole number from 1 to 100
+peek at no number of messages | GET Q/orders/messages?limit= |  | limit |  | a whole number from 1 to 100
+peek twice limited | GET Q/orders/messages?limit=1&limit=2 |  | limit | 2 | a parameter is given once
+peek at a state that is none | GET Q/orders/messages?state=dead |  | state | dead | one of visible, in_flight and delayed
+peek at a state in another case | GET Q/orders/messages?state=Visible |  | state | Visible | one of visible, in_flight and delayed
+peek at no state | GET Q/orders/messages?state= |  | state |  | one of visible, in_flight and delayed
+peek by a cursor that is no base64 | GET Q/orders/messages?cursor=%21 |  | cursor | ! | the `next_cursor` of the page before
+peek by a cursor of a listing | GET Q/orders/messages?cursor=b3JkZXJz |  | cursor | b3JkZXJz | the `next_cursor` of the page before
+peek by an empty cursor | GET Q/orders/messages?cursor= |  | cursor |  | the `next_cursor` of the page before
+peek by a cursor of no lane | GET Q/orders/messages?cursor=_____________________w |  | cursor | _____________________w | the `next_cursor` of the page before
+peek by a cursor of zeros | GET Q/orders/messages?cursor=AAAAAAAAAAAAAAAAAAAAAA |  | cursor | AAAAAAAAAAAAAAAAAAAAAA | the `next_cursor` of the page before
+peek for no text | GET Q/orders/messages?text= |  | text |  | a text of 1 to 1024 characters
+peek for a value of no attribute | GET Q/orders/messages?attribute_value=a |  | attribute_value | a | given together with attribute
+peek for an attribute without a name | GET Q/orders/messages?attribute= |  | attribute |  | 1 to 256 letters
+peek for an attribute with a space | GET Q/orders/messages?attribute=a%20b |  | attribute | a b | 1 to 256 letters
+peek for an attribute of AWS | GET Q/orders/messages?attribute=AWS.a |  | attribute | AWS.a | does not begin with AWS.
+peek with what is unknown | GET Q/orders/messages?offset=5 |  | offset | 5 | the query parameters state, limit, cursor, attribute, attribute_value, text
+a message by no id | GET Q/orders/messages/x |  | message_id | x | a UUID with hyphens
+a message by an id without hyphens | GET Q/orders/messages/5d3c9a401b7e8f219c550a4f6e2b7d18 |  | message_id | 5d3c9a401b7e8f219c550a4f6e2b7d18 | a UUID with hyphens
+a message by an id in braces | GET Q/orders/messages/%7B5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18%7D |  | message_id | {5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18} | a UUID with hyphens
+a message by an id that is SQL | GET Q/orders/messages/x'%20or%20'1'='1 |  | message_id | x' or '1'='1 | a UUID with hyphens
+a message by its id and more | GET Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18?state=visible |  | state | visible | no query parameters
+cancel by no id | DELETE Q/orders/messages/all |  | message_id | all | a UUID with hyphens
+reschedule by no id | PATCH Q/orders/messages/all | {"delay_seconds":1} | message_id | all | a UUID with hyphens
+reschedule in a queue that is none | PATCH Q/a.b/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {"delay_seconds":1} | queue | a.b | 1 to 80 letters
+reschedule to no time | PATCH Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {} |  | {} | missing field `delay_seconds`
+reschedule to null | PATCH Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {"delay_seconds":null} | /delay_seconds | null | expected a whole number
+reschedule to "30" | PATCH Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {"delay_seconds":"30"} | /delay_seconds | "30" | expected a whole number
+reschedule to 1.5 | PATCH Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {"delay_seconds":1.5} | /delay_seconds | 1.5 | expected a whole number
+reschedule to -1 s | PATCH Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {"delay_seconds":-1} | /delay_seconds | -1 | whole seconds from 0 to 315360000
+reschedule to 315360001 s | PATCH Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {"delay_seconds":315360001} | /delay_seconds | 315360001 | whole seconds from 0 to 315360000
+reschedule with what is unknown | PATCH Q/orders/messages/5d3c9a40-1b7e-8f21-9c55-0a4f6e2b7d18 | {"delay_seconds":1,"extra":1} | /extra | 1 | unknown field `extra`
 force maybe | DELETE Q/orders?force=maybe |  | force | maybe | true or false
 force nothing | DELETE Q/orders?force= |  | force |  | true or false
 force 1 | DELETE Q/orders?force=1 |  | force | 1 | true or false

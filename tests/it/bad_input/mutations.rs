@@ -24,6 +24,19 @@ fn seeds() -> Vec<(&'static str, &'static str, Value)> {
             json!({
                 "dead_letter_queue": "others", "max_receive_count": 3, "durability": "relaxed",
                 "delay_seconds": 1, "retention_seconds": 60, "deduplication_window_seconds": 5,
+                "tags": {"a": "b"}, "sending_paused": false, "receiving_paused": false,
+                "retry_policy": {"type": "ladder", "delays_seconds": [1, 2], "jitter": 0.5},
+            }),
+        ),
+        (
+            "PATCH",
+            queue,
+            json!({
+                "tags": {"a": null}, "delay_seconds": null, "durability": "strict",
+                "retry_policy": {
+                    "type": "exponential", "delay_seconds": 1, "factor": 1.5,
+                    "max_delay_seconds": 5,
+                },
             }),
         ),
         (

@@ -2,7 +2,17 @@
 
 mod bench;
 mod comparisons;
+mod completion;
+mod dead_letters;
+mod definitions;
+mod examples;
 mod fake;
+mod looking;
+mod queues;
+mod sends;
+mod served;
+mod watching;
+mod work;
 
 use std::process::{Command, Output};
 
@@ -39,25 +49,44 @@ fn assert_exit(output: &Output, code: i32) {
     );
 }
 
+/// All commands that help lists, with those below them: `""`, `queue`, `queue ls`, and so on.
+fn commands() -> Vec<String> {
+    let mut commands = vec![String::new()];
+    let mut next = 0;
+    while let Some(command) = commands.get(next).cloned() {
+        next += 1;
+        let help = help(&command);
+        let listed = help.split("Commands:\n").nth(1).unwrap_or_default();
+        let names = listed
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+            .filter(|name| !["", "help"].contains(name));
+        let below: Vec<_> = names
+            .map(|name| format!("{command} {name}").trim_start().to_owned())
+            .collect();
+        commands.extend(below);
+    }
+    commands
+}
+
+fn help(command: &str) -> String {
+    let mut arguments = Vec::from_iter(command.split_whitespace());
+    arguments.push("--help");
+    let output = towpath(&arguments, &[]);
+    assert_exit(&output, 0);
+    stdout(&output).to_owned()
+}
+
 #[test]
 fn every_command_explains_itself_with_examples() {
-    for command in [
-        "",
-        "serve",
-        "config",
-        "config show",
-        "token",
-        "bench",
-        "healthcheck",
-        "openapi",
-    ] {
-        let mut arguments = Vec::from_iter(command.split_whitespace());
-        arguments.push("--help");
-        let output = towpath(&arguments, &[]);
-        assert_exit(&output, 0);
-        assert!(stdout(&output).contains("\nExample"), "{command}");
+    let commands = commands();
+    assert!(commands.iter().any(|command| command == "queue create"));
+    for command in commands {
+        let help = help(&command);
+        assert!(help.contains("\nExample"), "{command}");
         let name = format!("help {command}").trim_end().replace(' ', "_");
-        insta::assert_snapshot!(name, stdout(&output));
+        insta::assert_snapshot!(name, help);
     }
 }
 

@@ -33,7 +33,8 @@ async fn a_queue_is_created_changed_read_and_deleted() {
     let expected = json!({
         "name": "orders", "visibility_timeout_seconds": 60, "receive_wait_seconds": 0,
         "delay_seconds": 0, "retention_seconds": 345600, "durability": "strict",
-        "deduplication_window_seconds": 300, "created_at": created.body["created_at"], "version": 1,
+        "deduplication_window_seconds": 300, "tags": {}, "sending_paused": false,
+        "receiving_paused": false, "created_at": created.body["created_at"], "version": 1,
     });
     assert_eq!(created.expect(201), &expected);
     OffsetDateTime::parse(created.body["created_at"].as_str().unwrap(), &Rfc3339).unwrap();

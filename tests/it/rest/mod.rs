@@ -5,13 +5,21 @@ mod attributes;
 mod basics;
 mod batches;
 mod bodies;
+mod changes;
+mod conditions;
 mod dead_letters;
 mod delays;
 mod durability;
 mod idempotency;
 mod neighbours;
+mod outbox;
+mod pauses;
+mod peek;
 mod queues;
+mod redrives;
 mod retention;
+mod retries;
+mod tags;
 mod waiting;
 mod windows;
 
@@ -205,7 +213,7 @@ async fn begin_to_wait(database: &Database, node: &Node) -> JoinSet<Answer> {
     receives.spawn(async move { node.ask_to_receive("q", wait).await });
     let looked = format!(
         "select count(*) from pg_stat_activity
-         where datname = current_database() and query like '%claim_2%' and state = 'idle'
+         where datname = current_database() and query like '%claim_3%' and state = 'idle'
             and query_start > '{before}'"
     );
     eventually("the receive waits", async || {

@@ -15,6 +15,8 @@ async fn every_setting_is_kept_and_shown_and_what_is_left_out_has_its_default() 
         "visibility_timeout_seconds": 43200, "receive_wait_seconds": 20, "delay_seconds": 59,
         "retention_seconds": 60, "dead_letter_queue": "dead", "max_receive_count": 1000,
         "durability": "relaxed", "deduplication_window_seconds": 2_592_000,
+        "tags": {"team": "billing"}, "sending_paused": true, "receiving_paused": true,
+        "retry_policy": {"type": "fixed", "delay_seconds": 43200, "jitter": 0.5},
     });
     let created = node.ask(Method::PUT, "q", &settings).await;
     let shown = created.expect(201).as_object().unwrap();
@@ -42,7 +44,8 @@ async fn every_setting_is_kept_and_shown_and_what_is_left_out_has_its_default() 
     let expected = json!({
         "name": "q", "visibility_timeout_seconds": 30, "receive_wait_seconds": 0,
         "delay_seconds": 0, "retention_seconds": 345_600, "durability": "strict",
-        "deduplication_window_seconds": 300, "created_at": created.body["created_at"],
+        "deduplication_window_seconds": 300, "tags": {}, "sending_paused": false,
+        "receiving_paused": false, "created_at": created.body["created_at"],
         "version": defaults.body["version"],
     });
     assert_eq!(defaults.expect(200), &expected);

@@ -336,6 +336,7 @@ pub(super) fn extends(held: &[Held], window: Duration) -> Vec<Extend> {
             lease,
             mask,
             window,
+            delays: vec![],
             max_receives: None,
             reason: None,
         })

@@ -76,6 +76,7 @@ impl Scene {
                     seq: self.tail.next + i64::from(number),
                 })
                 .collect(),
+            ..Care::default()
         }
     }
 

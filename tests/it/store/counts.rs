@@ -1,4 +1,4 @@
-//! Counts agree with a list of all messages after whatever happened to them.
+//! Counts and peeks agree with a list of all messages after whatever happened to them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,8 +8,9 @@ use rand::seq::IteratorRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use time::OffsetDateTime;
 use towpath::domain::lane::LaneId;
+use towpath::domain::peek::MessageState;
 use towpath::domain::queue::Counts;
-use towpath::store::{Acked, NewChunk, Tail};
+use towpath::store::{Acked, NewChunk, Peek, Tail};
 
 use super::bench::{Bench, Held, RUNS, WINDOW, append_lane, chunk};
 use crate::support::node;
@@ -124,19 +125,32 @@ impl Scene {
     }
 
     async fn check(&self) {
-        let counts = node::store(&self.bench.database)
-            .count_messages(self.bench.queue)
-            .await
-            .unwrap();
+        let store = node::store(&self.bench.database);
+        let counts = store.count_messages(self.bench.queue).await.unwrap();
         let now = self.now().await;
         let (mut visible, mut in_flight, mut delayed) = (0, 0, 0);
-        for message in self.messages.values() {
-            *match (message.visible_at > now, message.received) {
-                (false, _) => &mut visible,
-                (true, true) => &mut in_flight,
-                (true, false) => &mut delayed,
-            } += 1;
+        let mut states = BTreeMap::new();
+        for (place, message) in &self.messages {
+            let (count, state) = match (message.visible_at > now, message.received) {
+                (false, _) => (&mut visible, MessageState::Visible),
+                (true, true) => (&mut in_flight, MessageState::InFlight),
+                (true, false) => (&mut delayed, MessageState::Delayed),
+            };
+            *count += 1;
+            states.insert(*place, state);
         }
+        let page = Peek {
+            state: None,
+            from: None,
+            chunks: 3,
+            messages: 50,
+            bytes: usize::MAX,
+        };
+        let shown = super::peek::all(&store, self.bench.queue, &page).await;
+        let shown = shown
+            .iter()
+            .map(|(place, standing)| (place, &standing.state));
+        assert!(states.iter().eq(shown), "a peek shows the same messages");
         let oldest = self.messages.values().map(|message| message.sent_at).min();
         let oldest_age: Option<Duration> = oldest.map(|sent| (now - sent).try_into().unwrap());
         let expected = Counts {
@@ -155,7 +169,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn counts_agree_with_a_list_of_all_messages() {
+async fn counts_and_peeks_agree_with_a_list_of_all_messages() {
     for (run, seed) in RUNS.into_iter().zip([1, 2]) {
         let bench = Bench::new(run).await;
         let lanes = [bench.lane(0), bench.lane(1), bench.delayed_lane()];

@@ -40,7 +40,7 @@ async fn a_message_that_was_given_back_is_received_at_once() {
         assert_eq!(received[0].receive_count, round);
         let back = NewWindow {
             receipt: broker.open_receipt(&received[0].receipt_handle).unwrap(),
-            window: Duration::ZERO,
+            window: Some(Duration::ZERO),
             gives_up: true,
             reason: None,
         };

@@ -33,7 +33,7 @@ use Says::{Claimed, Deleted, Extended, Moved, Nothing, Stored};
 /// 5 6    under a lease of token 10 that has ended
 /// 7 8    never received (in a lane of delayed messages: not due)
 /// ```
-const STATEMENTS: [(&str, Says, &str); 16] = [
+const STATEMENTS: [(&str, Says, &str); 20] = [
     (
         "append",
         Stored,
@@ -42,17 +42,17 @@ const STATEMENTS: [(&str, Says, &str); 16] = [
     (
         "claim",
         Claimed,
-        "select array_agg(b) from towpath.claim_2(1, array[{queue}], array[1], array[4], array[30000], {dice}, 62, 100000, '{}', '{}', false) c, lateral (select c.seq, c.mask where c.kind = 0 union all select * from unnest(c.los, c.masks)) l (lo, mask), bits(l.lo, l.mask) b",
+        "select array_agg(b) from towpath.claim_3(1, array[{queue}], array[1], array[4], array[30000], {dice}, 62, 100000, '{}', '{}', false) c, lateral (select c.seq, c.mask where c.kind = 0 union all select * from unnest(c.los, c.masks)) l (lo, mask), bits(l.lo, l.mask) b",
     ),
     (
         "claim of one",
         Claimed,
-        "select array_agg(b) from towpath.claim_2(1, array[{queue}], array[1], array[1], array[30000], {dice}, 62, 100000, '{}', '{}', false) c, lateral (select c.seq, c.mask where c.kind = 0 union all select * from unnest(c.los, c.masks)) l (lo, mask), bits(l.lo, l.mask) b",
+        "select array_agg(b) from towpath.claim_3(1, array[{queue}], array[1], array[1], array[30000], {dice}, 62, 100000, '{}', '{}', false) c, lateral (select c.seq, c.mask where c.kind = 0 union all select * from unnest(c.los, c.masks)) l (lo, mask), bits(l.lo, l.mask) b",
     ),
     (
         FOR_THE_MOVER,
         Claimed,
-        "select array_agg(b) from towpath.claim_2(1, array[{queue}], array[1], array[4], array[30000], {dice}, 62, 100000, '{}', '{}', false) c, lateral (select c.seq, c.mask where c.kind = 0 union all select * from unnest(c.los, c.masks)) l (lo, mask), bits(l.lo, l.mask) b",
+        "select array_agg(b) from towpath.claim_3(1, array[{queue}], array[1], array[4], array[30000], {dice}, 62, 100000, '{}', '{}', false) c, lateral (select c.seq, c.mask where c.kind = 0 union all select * from unnest(c.los, c.masks)) l (lo, mask), bits(l.lo, l.mask) b",
     ),
     (
         "ack of all",
@@ -77,22 +77,42 @@ const STATEMENTS: [(&str, Says, &str); 16] = [
     (
         "extend",
         Extended,
-        "select array_agg(b) from towpath.extend_2(1, array[{lane}, {lane}], array[2, 5], array[10, 10], array[0, 0], array[7, 3], array[60000, 60000], array[0, 0], array[null, null]::text[], false) e, bits((array[2, 5])[e.ix], e.moved) b where e.lane_id is null",
+        "select array_agg(b) from towpath.extend_3(1, array[{lane}, {lane}], array[2, 5], array[10, 10], array[0, 0], array[7, 3], array[60000, 60000], array[0, 0], array[null, null]::text[], false, '{}', array[1, 1], array[0, 0]) e, bits((array[2, 5])[e.ix], e.moved) b where e.lane_id is null",
     ),
     (
         "extend of some",
         Extended,
-        "select array_agg(b) from towpath.extend_2(1, array[{lane}], array[2], array[10], array[0], array[5], array[60000], array[0], array[null]::text[], false) e, bits(2, e.moved) b where e.lane_id is null",
+        "select array_agg(b) from towpath.extend_3(1, array[{lane}], array[2], array[10], array[0], array[5], array[60000], array[0], array[null]::text[], false, '{}', array[1], array[0]) e, bits(2, e.moved) b where e.lane_id is null",
+    ),
+    (
+        "cancel",
+        Deleted,
+        "select array_agg(s) from unnest(array[2, 5, 7]::bigint[]) s where towpath.cancel_1(1, {lane}, s, 7) = 0",
+    ),
+    (
+        "reschedule",
+        Extended,
+        "select array_agg(s) from unnest(array[3, 6, 8]::bigint[]) s, towpath.reschedule_1(1, {lane}, s, 7, 60000, {dice}) r where r.code = 0",
+    ),
+    (
+        "cancel",
+        Deleted,
+        "select array_agg(s) from unnest(array[2, 5, 7]::bigint[]) s where towpath.cancel_1(1, {lane}, s, 7) = 0",
+    ),
+    (
+        "reschedule",
+        Extended,
+        "select array_agg(s) from unnest(array[3, 6, 8]::bigint[]) s, towpath.reschedule_1(1, {lane}, s, 7, 60000, {dice}) r where r.code = 0",
     ),
     (
         "nack",
         Nothing,
-        "select array_agg(b) from towpath.extend_2(1, array[{lane}], array[2], array[10], array[0], array[2], array[0], array[1], array['no'], false) e, bits(2, e.moved) b where e.lane_id is null",
+        "select array_agg(b) from towpath.extend_3(1, array[{lane}], array[2], array[10], array[0], array[2], array[0], array[1], array['no'], false, '{}', array[1], array[0]) e, bits(2, e.moved) b where e.lane_id is null",
     ),
     (
         "hand back",
         Nothing,
-        "select array_agg(b) from towpath.extend_2(1, array[{lane}], array[2], array[10], array[0], array[7], array[0], array[0], array[null]::text[], true) e, bits(2, e.moved) b where e.lane_id is null",
+        "select array_agg(b) from towpath.extend_3(1, array[{lane}], array[2], array[10], array[0], array[7], array[0], array[0], array[null]::text[], true, '{}', array[1], array[0]) e, bits(2, e.moved) b where e.lane_id is null",
     ),
     (
         "floor",

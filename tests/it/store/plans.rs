@@ -6,8 +6,8 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use towpath::domain::lane::{LaneId, SubscriptionId, Writer};
 use towpath::store::{
-    Ack, AckRest, Appended, Care, Claims, Commit, Extend, HeldLease, LeaseKey, LeaseRow, Moved,
-    NewKey, Session, SpaceCursor, Tail,
+    Ack, AckRest, Appended, Care, Claims, Commit, Extend, HeldLease, Hold, LeaseKey, LeaseRow,
+    Moved, NewKey, Session, SpaceCursor, Tail,
 };
 use uuid::Uuid;
 
@@ -18,13 +18,13 @@ const SUB: SubscriptionId = SubscriptionId::QUEUE;
 
 /// How much a statement read.
 #[derive(Debug)]
-struct Reads {
+pub(super) struct Reads {
     /// Entries of indexes.
-    entries: i64,
+    pub(super) entries: i64,
     /// Of them, those of the index of ends.
-    by_end: i64,
+    pub(super) by_end: i64,
     /// Tables that were read from end to end, but for those of queues and lanes.
-    whole_tables: i64,
+    pub(super) whole_tables: i64,
 }
 
 impl Reads {
@@ -48,7 +48,10 @@ impl Reads {
 }
 
 /// What a call of a session's own read.
-async fn reads_of<T>(database: &Database, call: impl AsyncFnOnce(&mut Session) -> T) -> (T, Reads) {
+pub(super) async fn reads_of<T>(
+    database: &Database,
+    call: impl AsyncFnOnce(&mut Session) -> T,
+) -> (T, Reads) {
     let mut connection = database.connect().await;
     // Statistics reach the views when their sessions end: those of the preparations first.
     wait_until_alone(&mut connection).await;
@@ -76,7 +79,7 @@ async fn wait_until_alone(connection: &mut PgConnection) {
 
 /// A lane with so many chunks of two messages, all leased, and as many rows of all other kinds; and
 /// fresh statistics. Some leases have ended if `expired`.
-async fn fill(bench: &mut Bench, rows: i64, expired: i64) {
+pub(super) async fn fill(bench: &mut Bench, rows: i64, expired: i64) {
     let (queue, raw) = (bench.queue.get(), bench.lane(0).raw());
     bench.session = bench.another_session();
     bench
@@ -125,6 +128,7 @@ fn extends(lane: LaneId, rows: i64, mask: u64) -> Vec<Extend> {
         lease: LeaseKey { row, epoch: 0 },
         mask,
         window: WINDOW,
+        delays: vec![],
         max_receives: None,
         reason: None,
     };
@@ -145,7 +149,7 @@ macro_rules! reads_at_most {
     }};
 }
 
-const SIZES: [i64; 3] = [0, 5, 100_000];
+pub(super) const SIZES: [i64; 3] = [0, 5, 100_000];
 
 #[tokio::test]
 async fn what_deletes_and_extends_read_does_not_grow_with_the_tables() {
@@ -208,6 +212,45 @@ async fn what_deletes_and_extends_read_does_not_grow_with_the_tables() {
 }
 
 #[tokio::test]
+async fn what_redrives_read_does_not_grow_with_the_tables() {
+    let mut bench = Bench::new(RUN).await;
+    let lane = bench.lane(0);
+    for rows in SIZES {
+        let found = rows.min(5);
+        let leases = rows_of(lane, rows);
+        // The first message of each moves, the second keeps the lease.
+        fill(&mut bench, rows, 0).await;
+        let hold = |row: &LeaseRow| {
+            [(1, 9), (2, row.token)].map(|(mask, token)| Hold {
+                row: *row,
+                mask,
+                token,
+                to_move: mask == 1,
+                window: WINDOW,
+            })
+        };
+        let holds: Vec<_> = leases.iter().flat_map(hold).collect();
+        let said = reads_at_most!(bench, 6 * 8, 0, async |session: &mut Session| {
+            session.hold(SUB, &holds).await.unwrap()
+        });
+        assert_eq!(said.iter().sum::<u64>(), 3 * found.unsigned_abs());
+        reads_at_most!(bench, 6 * 4, 0, async |session: &mut Session| {
+            session.keep(SUB, &leases, Duration::ZERO).await.unwrap()
+        });
+        // A page of chunks, each with its leases.
+        let database = &bench.database;
+        let visible = async |_: &mut Session| {
+            let store = crate::support::node::store(database);
+            let page = store.visible(lane, 0, 100, 1 << 20).await.unwrap();
+            store.close().await;
+            page
+        };
+        let page = reads_at_most!(bench, 100 * 3 + 8, 0, visible);
+        assert_eq!(page.next.is_some(), rows > 100);
+    }
+}
+
+#[tokio::test]
 async fn what_appends_read_does_not_grow_with_the_tables() {
     let mut bench = Bench::new(RUN).await;
     let lane = bench.lane(0);
@@ -260,6 +303,7 @@ async fn what_appends_read_does_not_grow_with_the_tables() {
                 lane,
                 seq: tail.next,
             }],
+            ..Care::default()
         };
         reads_at_most!(bench, 5 * 3 + 8, 0, async |session: &mut Session| {
             session.append_careful(SUB, &lanes, &care).await.unwrap()
@@ -363,7 +407,7 @@ async fn counts_read_the_leases_of_their_queue_and_no_others() {
 }
 
 /// Pages that a statement touched.
-async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
+pub(super) async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
     let explain = format!("explain (analyze, buffers, format json) {statement}");
     let row = connection.fetch_one(AssertSqlSafe(explain)).await.unwrap();
     let plan: serde_json::Value = serde_json::from_str(row.get_unchecked(0)).unwrap();
@@ -372,7 +416,7 @@ async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
 }
 
 /// A connection whose planner chooses as those of nodes do.
-async fn like_a_node(database: &Database) -> PgConnection {
+pub(super) async fn like_a_node(database: &Database) -> PgConnection {
     let mut connection = database.connect().await;
     for setting in [
         "plan_cache_mode = force_generic_plan",
@@ -389,7 +433,7 @@ async fn like_a_node(database: &Database) -> PgConnection {
 
 fn claim_sql(queue: i32) -> String {
     format!(
-        "select * from towpath.claim_2(1, array[{queue}], array[1], array[10], array[30000]::bigint[], (random() * 1e9)::int, 62,
+        "select * from towpath.claim_3(1, array[{queue}], array[1], array[10], array[30000]::bigint[], (random() * 1e9)::int, 62,
             1000000,
             '{{}}', '{{}}', false)"
     )
@@ -447,8 +491,9 @@ async fn a_drained_lane_stays_cheap_behind_an_old_snapshot() {
     ))
     .await;
     let extended = best(&format!(
-        "select * from towpath.extend_2(1, array[{raw}], array[{newest}]::bigint[], array[5],
-            array[0], array[1]::bigint[], array[0]::bigint[], array[0], array[null]::text[], false)"
+        "select * from towpath.extend_3(1, array[{raw}], array[{newest}]::bigint[], array[5],
+            array[0], array[1]::bigint[], array[0]::bigint[], array[0], array[null]::text[], false,
+            '{{}}', array[1], array[0])"
     ))
     .await;
     let counted = best(&format!("select * from towpath.counts_1(1, {queue})")).await;
@@ -470,7 +515,9 @@ async fn a_drained_lane_stays_cheap_behind_an_old_snapshot() {
     assert!(opened < 120, "opening the lane touched {opened} pages");
     assert!(appended < 30, "an append touched {appended} pages");
     assert!(rest < 240, "a late delete touched {rest} pages");
-    assert!(extended < 30, "a late extend touched {extended} pages");
+    // It looks back over at most 62 dead leases. Where autovacuum ran meanwhile, neighbours in the index
+    // lie on different pages, and each of them counts.
+    assert!(extended < 150, "a late extend touched {extended} pages");
     // It reads what is dead among the leases: 600 entries of an index, some hundreds a page.
     assert!(counted < 150, "a count touched {counted} pages");
 }

@@ -1,7 +1,9 @@
 //! The parts of a node that stand below its protocols, over a test's database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use towpath::broker::{Broker, BrokerOptions, BrokerParts, Keys, WriterLease};
@@ -9,8 +11,9 @@ use towpath::clock::Clock;
 use towpath::domain::lane::{Class, LaneId, Position, QueueId, SubscriptionId, Writer};
 use towpath::domain::message_id::IdKey;
 use towpath::domain::receipt::{Receipt, ReceiptKey};
+use towpath::maintenance::redrive::{self, Redrives};
 use towpath::service::Service;
-use towpath::store::Store;
+use towpath::store::{Commit, Session, Store};
 use uuid::Uuid;
 
 use super::database::{Database, STATEMENT_TIMEOUT};
@@ -74,6 +77,23 @@ async fn start(database: &Database, options: &BrokerOptions) -> Broker {
 pub(crate) async fn service(database: &Database) -> Service {
     let broker = broker(database).await;
     Service::new(broker, store(database), Uuid::new_v4(), TaskTracker::new())
+}
+
+/// A service whose node does redrives, too, until that is cancelled.
+pub(crate) async fn redriving(database: &Database, until: CancellationToken) -> Service {
+    let (broker, id) = (broker(database).await, Uuid::new_v4());
+    let service = Service::new(broker.clone(), store(database), id, TaskTracker::new());
+    let session = Session::new(&database.options, STATEMENT_TIMEOUT, Commit::Soon);
+    let redrives = Redrives {
+        store: store(database),
+        session: Arc::new(Mutex::new(session)),
+        broker,
+        node: id,
+        wanted: service.redrives_wanted(),
+        clock: Clock::default(),
+    };
+    TaskTracker::new().spawn(redrive::run(redrives, until));
+    service
 }
 
 pub(crate) fn receipt_key() -> ReceiptKey {

@@ -124,7 +124,7 @@ async fn a_server_that_moves_dead_letters_by_copy_and_delete_is_found() {
 
 #[tokio::test]
 async fn a_server_that_extends_what_has_ended_is_found() {
-    let fault = edited("extend_2", "and e.vt > v_now", "");
+    let fault = edited("extend_3", "and e.vt > v_now", "");
     let (violations, story) = verdict(&fault, false).await;
     let mut unfenced = violations.iter();
     assert!(
