@@ -14,6 +14,7 @@
 //! | [`maintenance`] | background tasks that one node at a time is elected for | [`store`] |
 //! | [`store`] | the only speaker of SQL; its functions in the database are in `migrations/` | |
 //! | [`auth`] | who asks, from where, and may they: tokens, rights, addresses | |
+//! | [`metrics`] | what a node counts and measures, for Prometheus | [`domain`] |
 //! | [`domain`] | the nouns and their rules, without any I/O | nothing |
 //!
 //! All of them may use [`domain`], and [`clock`], the only reader of the machine's clocks. Beside
@@ -29,6 +30,7 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod maintenance;
+pub mod metrics;
 pub mod postgres;
 pub mod service;
 pub mod store;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,8 +25,10 @@ use crate::config::{self, Config, Loaded};
 use crate::domain::message_id::IdKey;
 use crate::domain::receipt::ReceiptKey;
 use crate::http::{self, Http, HttpLimits, Shutdown};
+use crate::maintenance::observe::{self, Observe};
 use crate::maintenance::redrive::{self, Redrives};
 use crate::maintenance::space::{self, Space};
+use crate::metrics::Metrics;
 use crate::postgres::{self, Postgres, PostgresConfig};
 use crate::service::Service;
 use crate::store::{Commit, Store};
@@ -206,8 +208,9 @@ impl Node {
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let (shutdown, failed) = (Shutdown::default(), CancellationToken::new());
         tasks.spawn(admin_token.renew(background.clone()));
-        let space = space(&store, database, id, clock.clone());
-        tasks.spawn(space::run(space, background.clone()));
+        let metrics = Metrics::new(config.metrics.max_queues);
+        let beside = (&tasks, &background);
+        maintain(config, &store, id, &clock, &metrics, beside);
         let parts = BrokerParts {
             store: &store,
             node: id,
@@ -221,6 +224,7 @@ impl Node {
             draining: shutdown.stop.clone(),
             background: background.clone(),
             failed: failed.clone(),
+            metrics,
         };
         let broker = Broker::start(&broker_options(config), parts);
         let service = Service::new(broker.clone(), store.clone(), id, tasks.clone());
@@ -232,6 +236,7 @@ impl Node {
             allowlist: Allowlist::new(Networks::new(config.access.allowed_ips.iter().copied())),
             trusted_proxies: Networks::new(config.access.trusted_proxies.iter().copied()),
             limits: http_limits(config),
+            metrics_are_public: config.metrics.public,
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
             clock,
@@ -246,17 +251,6 @@ impl Node {
             failed,
             store,
         })
-    }
-}
-
-/// What giving space back runs on.
-fn space(store: &Store, database: &config::Database, node: Uuid, clock: Clock) -> Space {
-    Space {
-        store: store.clone(),
-        session: store.session(database.statement_timeout, Commit::Soon),
-        node,
-        min_age: database.statement_timeout * 2,
-        clock,
     }
 }
 
@@ -278,6 +272,45 @@ fn redrives(
         wanted: service.redrives_wanted(),
         clock,
     }
+}
+
+/// Starts what runs in the background, until told to end.
+fn maintain(
+    config: &Config,
+    store: &Store,
+    node: Uuid,
+    clock: &Clock,
+    metrics: &Metrics,
+    (tasks, background): (&TaskTracker, &CancellationToken),
+) {
+    let limit = config.database.statement_timeout;
+    let (say_holding, holding) = watch::channel(None);
+    let space = Space {
+        store: store.clone(),
+        session: store.session(limit, Commit::Soon),
+        node,
+        min_age: limit * 2,
+        clock: clock.clone(),
+        holding: say_holding,
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(space::run(space, background.clone()));
+    let observe = Observe {
+        store: store.clone(),
+        metrics: metrics.clone(),
+        holding,
+        interval: config.metrics.interval,
+        old_snapshot: config.maintenance.old_snapshot_warning,
+        clock: clock.clone(),
+    };
+    tasks.spawn(observe::run(observe, background.clone()));
+    let (metrics, store) = (metrics.clone(), store.clone());
+    tasks.spawn(observe::upkeep(
+        metrics,
+        store,
+        clock.clone(),
+        background.clone(),
+    ));
 }
 
 /// Unready first, then nothing new after the delay, then the end of what runs.

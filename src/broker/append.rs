@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -23,6 +23,7 @@ use crate::domain::lane::{Class, LaneId, Position, QueueId, SubscriptionId, Writ
 use crate::domain::message_id::IdKey;
 use crate::domain::queue::Queue;
 use crate::domain::{Error, Result};
+use crate::metrics::{Metrics, Operation};
 use crate::store::{
     AppendLane, Appended, Care, Failure, HeldLease, KeyHash, Moved, NewChunk, NewKey, Session,
 };
@@ -132,6 +133,8 @@ impl Item {
 pub(super) struct Stored {
     pub(super) runs: Vec<Run>,
     pub(super) at: OffsetDateTime,
+    /// An earlier send under the same key stored them.
+    pub(super) is_repeated: bool,
 }
 
 /// What all append batchers of a node share.
@@ -141,6 +144,7 @@ pub(super) struct Shared {
     pub(super) dues: Arc<Dues>,
     pub(super) clock: Clock,
     pub(super) ids: IdKey,
+    pub(super) metrics: Metrics,
     pub(super) max_messages: usize,
 }
 
@@ -264,9 +268,20 @@ impl Batcher {
         writer: Writer,
     ) -> Result<(), Failure> {
         let plan = self.plan(batch, writer);
-        let outcomes = self.session.append(&plan.lanes).await?;
-        self.settle(batch, plan, &outcomes);
+        let began = self.shared.clock.instant();
+        let outcomes = self.session.append(&plan.lanes).await;
+        self.measure(&plan.lanes, began);
+        self.settle(batch, plan, &outcomes?);
         Ok(())
+    }
+
+    /// A statement that only asks for tails carries nothing.
+    fn measure(&self, lanes: &[AppendLane], began: Instant) {
+        let Shared { clock, metrics, .. } = &self.shared;
+        let chunks = lanes.iter().flat_map(|lane| &lane.chunks);
+        let messages: i32 = chunks.map(|chunk| chunk.messages).sum();
+        let messages = usize::try_from(messages).unwrap_or_default();
+        metrics.statement(Operation::Append, clock.instant() - began, messages);
     }
 
     async fn store_carefully(
@@ -292,11 +307,13 @@ impl Batcher {
             return Ok(());
         }
         let care = self.care(batch, &plan);
+        let began = self.shared.clock.instant();
         let outcomes = self
             .session
             .append_careful(SubscriptionId::QUEUE, &plan.lanes, &care)
-            .await?;
-        self.settle(batch, plan, &outcomes);
+            .await;
+        self.measure(&plan.lanes, began);
+        self.settle(batch, plan, &outcomes?);
         Ok(())
     }
 
@@ -321,6 +338,7 @@ impl Batcher {
                         runs::read(&known.answer).map(|runs| Stored {
                             runs,
                             at: known.sent_at,
+                            is_repeated: true,
                         })
                     } else {
                         Err(Error::IdempotencyKeyReused)
@@ -449,7 +467,11 @@ impl Batcher {
                 }
             }
             // Nobody listens any more: the message is stored all the same.
-            let _gone = item.reply.send(Ok(Stored { runs, at }));
+            let _gone = item.reply.send(Ok(Stored {
+                runs,
+                at,
+                is_repeated: false,
+            }));
         }
         *batch = left;
         if !woken.is_empty() {

@@ -24,6 +24,7 @@ use crate::domain::error::BoxError;
 use crate::domain::lane::{LaneId, QueueId, SubscriptionId};
 use crate::domain::queue::Queue;
 use crate::domain::{Error, Result};
+use crate::metrics::{Metrics, Operation};
 use crate::store::{
     ClaimBatch, ClaimQueue, ClaimReceiver, ClaimedChunk, ClaimedLease, Claims, Failure, LeaseKey,
     LeaseRow, QueueReport, Reach, Session,
@@ -99,6 +100,7 @@ pub(super) struct Shared {
     pub(super) mover: Mover,
     pub(super) clock: Clock,
     pub(super) draining: CancellationToken,
+    pub(super) metrics: Metrics,
 }
 
 /// Runs claims one after another on a session of its own.
@@ -135,7 +137,12 @@ impl Batcher {
         let inbox = &wakes.claims[self.shared.inbox];
         let draining = self.shared.draining.clone();
         let mut drained = false;
+        let mut shown = 0;
         loop {
+            // After a claim, those whom it did not serve.
+            let waiting = self.lines.waiting();
+            self.shared.metrics.waiters_changed(shown, waiting);
+            shown = waiting;
             gather_arrivals().await;
             while let Ok(item) = items.try_recv() {
                 self.admit(item);
@@ -203,7 +210,13 @@ impl Batcher {
         }
         let started = self.shared.clock.instant();
         let batch = self.batch(&taken, wait, started);
-        match self.session.claim(SubscriptionId::QUEUE, &batch).await {
+        let claimed = self.session.claim(SubscriptionId::QUEUE, &batch).await;
+        let took = self.shared.clock.instant() - started;
+        let receivers = batch.receivers.len();
+        self.shared
+            .metrics
+            .statement(Operation::Claim, took, receivers);
+        match claimed {
             Ok(claims) => {
                 self.low_waters.learn(&batch.low_waters, &claims, started);
                 self.hand_out(taken, claims, started).await;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,6 +16,7 @@ use crate::domain::message_id::IdKey;
 use crate::domain::queue::Queue;
 use crate::domain::receipt::Receipt;
 use crate::domain::{Error, Result};
+use crate::metrics::{Metrics, Operation};
 use crate::store::{Ack, AckRest, Acked, Extend, Extended, Failure, LeaseKey, LeaseRow, Session};
 
 /// How often messages that somebody else is at are tried, and the step by which the pauses between
@@ -56,6 +57,7 @@ pub(super) struct Batcher {
     pub(super) mover: Mover,
     pub(super) clock: Clock,
     pub(super) ids: IdKey,
+    pub(super) metrics: Metrics,
     pub(super) max_messages: usize,
 }
 
@@ -115,7 +117,11 @@ impl Batcher {
                 whole: mask.count_ones() == *size,
             })
             .collect();
-        let deleted = match self.session.ack(SubscriptionId::QUEUE, &acks).await {
+        let began = self.clock.instant();
+        let deleted = self.session.ack(SubscriptionId::QUEUE, &acks).await;
+        let messages = batch.iter().map(|(receipts, _)| receipts.len()).sum();
+        self.measure(Operation::Ack, began, messages);
+        let deleted = match deleted {
             Ok(deleted) => deleted,
             // Somebody holds one of them for long: those that nobody holds need not wait for it.
             Err(Failure::NotNow(_)) => vec![0; acks.len()],
@@ -156,6 +162,11 @@ impl Batcher {
             // Nobody listens any more: the messages are deleted all the same.
             let _gone = reply.send(outcomes.collect());
         }
+    }
+
+    fn measure(&self, operation: Operation, began: Instant, messages: usize) {
+        let took = self.clock.instant() - began;
+        self.metrics.statement(operation, took, messages);
     }
 
     /// Deletes what was not in the lease that its receipt names, waiting a while for those who are
@@ -243,7 +254,11 @@ impl Batcher {
         let mut open: Vec<usize> = (0..extends.len()).collect();
         for round in 1..=MAX_ROUNDS {
             let asked: Vec<Extend> = open.iter().map(|ix| extends[*ix].clone()).collect();
+            let began = self.clock.instant();
             let said = self.session.extend(SubscriptionId::QUEUE, &asked).await;
+            let messages = asked.iter().map(|extend| extend.mask.count_ones());
+            let messages = messages.sum::<u32>();
+            self.measure(Operation::Extend, began, messages.try_into().unwrap_or(0));
             let said = said.map_err(|failure| {
                 log("extends", &failure);
                 match round {

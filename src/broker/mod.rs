@@ -42,6 +42,7 @@ use crate::domain::message_id::IdKey;
 use crate::domain::queue::{Durability, Queue};
 use crate::domain::receipt::{Receipt, ReceiptKey};
 use crate::domain::{Error, Result};
+use crate::metrics::{Count, Metrics};
 use crate::store::{Acked, Commit, Session, Store};
 use append::{Outgoing, SendKey, With};
 use claim::Delivery;
@@ -142,6 +143,7 @@ pub struct Broker {
     keys: Arc<Keys>,
     room: Arc<Semaphore>,
     queues_changed: watch::Receiver<u64>,
+    metrics: Metrics,
 }
 
 /// The append batchers.
@@ -173,6 +175,8 @@ pub struct BrokerParts<'a> {
     pub background: CancellationToken,
     /// Cancelled when a batcher ends by a bug: without it the node is of no use.
     pub failed: CancellationToken,
+    /// Where it is counted what the broker does.
+    pub metrics: Metrics,
 }
 
 /// What is needed to start a batcher.
@@ -187,6 +191,7 @@ struct Starter<'a> {
     draining: CancellationToken,
     background: CancellationToken,
     failed: CancellationToken,
+    metrics: Metrics,
 }
 
 /// The flush of each of the two batchers for claims and leases.
@@ -208,6 +213,7 @@ impl Starter<'_> {
             dues: Arc::clone(&self.dues),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
+            metrics: self.metrics.clone(),
             max_messages: self.options.append_batch,
         };
         self.spawn(append::Batcher::new(self.session(commit), writer, shared).run(items));
@@ -215,8 +221,13 @@ impl Starter<'_> {
     }
 
     fn mover(&self, append: mpsc::Sender<append::Item>) -> Mover {
-        let session = self.session(Commit::Flushed);
-        let (mover, moves) = Mover::new(session, append, self.ids.clone(), self.clock.clone());
+        let shared = moves::Shared {
+            append,
+            ids: self.ids.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let (mover, moves) = Mover::new(self.session(Commit::Flushed), shared);
         self.spawn(moves.run());
         mover
     }
@@ -230,6 +241,7 @@ impl Starter<'_> {
             mover: mover.clone(),
             clock: self.clock.clone(),
             draining: self.draining.clone(),
+            metrics: self.metrics.clone(),
         };
         let session = self.session(COMMITS[inbox]);
         self.spawn(claim::Batcher::new(session, self.options, shared).run(items));
@@ -245,6 +257,7 @@ impl Starter<'_> {
             mover: mover.clone(),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
+            metrics: self.metrics.clone(),
             max_messages: self.options.ack_batch,
         };
         self.spawn(batcher.run(items));
@@ -315,6 +328,7 @@ impl Broker {
             draining: parts.draining,
             background: parts.background,
             failed: parts.failed,
+            metrics: parts.metrics,
         };
         let [writer, careful_writer] = parts.writers.clone();
         // A queue is either synchronous or not, so that the two do not meet in a lane.
@@ -333,6 +347,7 @@ impl Broker {
             wakes: starter.wakes,
             dues: starter.dues,
             clock: starter.clock,
+            metrics: starter.metrics,
             keys: Arc::new(parts.keys),
             room: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
         }
@@ -341,6 +356,11 @@ impl Broker {
     /// Whether queues may have been made, changed or deleted by other nodes: the number changes then.
     pub fn queues_changed(&self) -> u64 {
         *self.queues_changed.borrow()
+    }
+
+    /// Where it is counted what the node does.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Says whether there are other nodes to tell of what can be received, as each heartbeat does.
@@ -368,6 +388,7 @@ impl Broker {
             what: "bytes of sends waiting",
         })?;
         let delay = queue.settings.delay;
+        let count = messages.len();
         let messages = messages
             .into_iter()
             .map(|message| Outgoing {
@@ -394,6 +415,10 @@ impl Broker {
             Durability::Async => &self.appends.soon,
         };
         let stored = ask(batcher, item, answer, "sends waiting").await?;
+        if !stored.is_repeated {
+            let counts = [(Count::Sent, count), (Count::SentBytes, bytes)];
+            self.metrics.count(queue, &counts);
+        }
         let positions = stored.runs.iter().flat_map(runs::Run::positions);
         Ok(positions
             .map(|position| SentMessage {
@@ -422,10 +447,32 @@ impl Broker {
         };
         let batcher = &self.claims[commit_of(queue)];
         let deliveries = ask(batcher, item, answer, "receives waiting").await?;
+        self.count_deliveries(queue, &deliveries);
         Ok(deliveries
             .into_iter()
             .map(|delivery| self.received(delivery))
             .collect())
+    }
+
+    fn count_deliveries(&self, queue: &Queue, deliveries: &[Delivery]) {
+        if deliveries.is_empty() {
+            return self.metrics.count(queue, &[(Count::EmptyReceives, 1)]);
+        }
+        self.metrics
+            .count(queue, &[(Count::Received, deliveries.len())]);
+        // Messages of one lease were sent at one time, and stand together.
+        let same = |a: &Delivery, b: &Delivery| a.lease.token == b.lease.token;
+        for of_lease in deliveries.chunk_by(same) {
+            let Delivery { lease, sent_at, .. } = &of_lease[0];
+            // A dead letter waited for its first receiver elsewhere.
+            let first = |delivery: &&Delivery| delivery.frame.origin.is_none();
+            let count = of_lease.iter().filter(first).count();
+            if lease.receive_count == 1 && count > 0 {
+                let wait = lease.first_received_at - *sent_at;
+                self.metrics
+                    .waited(wait.try_into().unwrap_or_default(), count);
+            }
+        }
     }
 
     fn received(&self, delivery: Delivery) -> ReceivedMessage {
@@ -482,7 +529,11 @@ impl Broker {
         let (reply, answer) = oneshot::channel();
         let item = leases::Item::Ack { receipts, reply };
         let batcher = &self.leases[commit_of(queue)];
-        ask(batcher, item, answer, "deletes waiting").await
+        let acked = ask(batcher, item, answer, "deletes waiting").await?;
+        let is_deleted = |ack: &&Acked| matches!(ack, Acked::Deleted | Acked::DeletedUnderNewer);
+        let deleted = acked.iter().filter(is_deleted).count();
+        self.metrics.count(queue, &[(Count::Deleted, deleted)]);
+        Ok(acked)
     }
 
     /// Gives messages of a queue other windows, each for itself.

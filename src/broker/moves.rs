@@ -15,6 +15,7 @@ use crate::domain::limits;
 use crate::domain::message::{Death, DeathCause, Origin};
 use crate::domain::message_id::IdKey;
 use crate::domain::queue::Queue;
+use crate::metrics::{Count, Metrics};
 use crate::store::{LeaseRow, Moving, Session};
 
 /// Leases that may wait to be moved; more come back when they end.
@@ -28,30 +29,31 @@ pub(super) struct Mover {
     leases: mpsc::Sender<(Arc<Queue>, LeaseRow)>,
 }
 
+/// What the mover shares with others.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The careful appends.
+    pub(super) append: mpsc::Sender<append::Item>,
+    pub(super) ids: IdKey,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+}
+
 /// Moves messages, one batch after another.
 #[derive(Debug)]
 pub(super) struct Batcher {
     session: Session,
-    append: mpsc::Sender<append::Item>,
-    ids: IdKey,
-    clock: Clock,
+    shared: Shared,
     leases: mpsc::Receiver<(Arc<Queue>, LeaseRow)>,
 }
 
 impl Mover {
     /// The mover's two ends. It runs until the first one is dropped everywhere.
-    pub(super) fn new(
-        session: Session,
-        append: mpsc::Sender<append::Item>,
-        ids: IdKey,
-        clock: Clock,
-    ) -> (Self, Batcher) {
+    pub(super) fn new(session: Session, shared: Shared) -> (Self, Batcher) {
         let (sender, leases) = mpsc::channel(MAX_WAITING);
         let batcher = Batcher {
             session,
-            append,
-            ids,
-            clock,
+            shared,
             leases,
         };
         (Self { leases: sender }, batcher)
@@ -100,13 +102,17 @@ impl Batcher {
             let Some(item) = self.dead_letters(queue, moving, reply) else {
                 continue;
             };
+            let messages = item.messages.len();
             // The batcher ends after this task.
-            let _ended = self.append.send(item).await;
-            answers.push(answer);
+            let _ended = self.shared.append.send(item).await;
+            answers.push((messages, answer));
         }
-        for answer in answers {
+        for (messages, answer) in answers {
             // A failure was logged where it was met; the lease comes back.
-            let _done = answer.await;
+            if let Ok(Ok(_)) = answer.await {
+                let counts = [(Count::DeadLettered, messages)];
+                self.shared.metrics.count(queue, &counts);
+            }
         }
     }
 
@@ -140,7 +146,7 @@ impl Batcher {
                 seq,
                 salt: moving.salt,
             };
-            let here = self.ids.seal(position);
+            let here = self.shared.ids.seal(position);
             let id = frame.origin.map_or(here, |origin| origin.message_id);
             ids.push([id, here]);
             messages.push(Outgoing {
@@ -167,7 +173,7 @@ impl Batcher {
             queue: queue.name.as_str().to_owned(),
             cause: DeathCause::MaxReceiveCount,
             text: moving.reason.clone(),
-            at: self.clock.utc(),
+            at: self.shared.clock.utc(),
             receive_count: moving.receive_count,
         });
         if deaths.len() > limits::MAX_DEATHS {

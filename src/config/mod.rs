@@ -17,7 +17,10 @@ use toml::Value;
 pub use environment::{
     Environment, client_directory, client_token, client_url, is_colour_forbidden, search_path,
 };
-pub use settings::{Access, Broker, Config, Data, Database, DatabaseUrl, Log, LogFormat, Server};
+pub use settings::{
+    Access, Broker, Config, Data, Database, DatabaseUrl, Log, LogFormat, Maintenance, Metrics,
+    Server,
+};
 use tree::{Origin, Tree};
 
 /// What the command line asks for.

@@ -41,6 +41,10 @@ pub struct Config {
     pub access: Access,
     /// The hot path's batches and queues.
     pub broker: Broker,
+    /// What is counted, and who may read it.
+    pub metrics: Metrics,
+    /// Background tasks.
+    pub maintenance: Maintenance,
     /// Logs.
     pub log: Log,
 }
@@ -146,6 +150,28 @@ pub struct Broker {
     /// How often a waiting queue is looked at unasked.
     #[serde(deserialize_with = "duration")]
     pub safety_probe: Duration,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Whether they are read without a token.
+    pub public: bool,
+    /// The pause between two looks at the database.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+    /// Queues with series of their own.
+    pub max_queues: usize,
+}
+
+/// `[maintenance]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Maintenance {
+    /// The age from which on a transaction that holds back vacuum is warned of.
+    #[serde(deserialize_with = "duration")]
+    pub old_snapshot_warning: Duration,
 }
 
 /// `[log]`
@@ -270,12 +296,16 @@ impl Config {
             database,
             access,
             broker,
+            metrics,
+            maintenance,
             log,
         } = self;
         server.check()?;
         database.check()?;
         access.check()?;
         broker.check()?;
+        metrics.check()?;
+        maintenance.check()?;
         log.check()?;
         if server.max_in_flight_requests <= broker.max_waiting_receives {
             return Err(Refused {
@@ -401,6 +431,23 @@ impl Broker {
             "broker.safety_probe",
             self.safety_probe,
             100 * MILLISECOND..=MINUTE,
+        )
+    }
+}
+
+impl Metrics {
+    fn check(&self) -> Result<(), Refused> {
+        time("metrics.interval", self.interval, SECOND..=10 * MINUTE)?;
+        number("metrics.max_queues", self.max_queues, 1..=10_000)
+    }
+}
+
+impl Maintenance {
+    fn check(&self) -> Result<(), Refused> {
+        time(
+            "maintenance.old_snapshot_warning",
+            self.old_snapshot_warning,
+            SECOND..=24 * HOUR,
         )
     }
 }

@@ -219,7 +219,7 @@ impl Precondition {
 }
 
 /// What a queue holds. Messages that have expired count until they are passed by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Messages that a receive could get now.
     pub visible: u64,

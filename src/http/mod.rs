@@ -6,6 +6,7 @@ pub mod ops;
 mod refusals;
 mod request_id;
 pub mod rest;
+mod scrapes;
 pub mod serve;
 
 use std::any::Any;
@@ -31,12 +32,16 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Allowlist, Authenticator, Networks, Principal, client_address};
 use crate::clock::Clock;
 use crate::domain::{Error, Result};
+use crate::metrics::Refusal;
 use crate::service::Service;
 use ops::Readiness;
 use refusals::Refusals;
 use request_id::RequestId;
 use rest::problem::{self, Failure};
 use rest::{openapi, tokens};
+
+/// Scrapes of metrics at once; more are turned away.
+const MAX_SCRAPES: usize = 4;
 
 /// Changes to queues at once; more are turned away. Several for each connection of the pool.
 const MAX_CHANGES: usize = 64;
@@ -90,6 +95,8 @@ pub struct Http {
     pub trusted_proxies: Networks,
     /// What is allowed.
     pub limits: HttpLimits,
+    /// Whether metrics are read without a token.
+    pub metrics_are_public: bool,
     /// Whether the node is shutting down.
     pub shutdown: Shutdown,
     /// Where changes run that have to be finished when their client hangs up.
@@ -128,6 +135,7 @@ pub fn router(http: Http) -> Router {
         buffer: Arc::new(Semaphore::new(
             http.limits.max_buffered_bytes.min(Semaphore::MAX_PERMITS),
         )),
+        scrapes: Semaphore::new(MAX_SCRAPES),
         changes: Arc::new(Semaphore::new(MAX_CHANGES)),
         readiness: Readiness::default(),
         refusals: Refusals::default(),
@@ -157,6 +165,8 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
 struct Gate {
     http: Http,
     in_flight: Semaphore,
+    /// Places of scrapes, apart from requests': a node that is full is the one to look at.
+    scrapes: Semaphore,
     /// A permit is a byte.
     buffer: Arc<Semaphore>,
     /// Places of changes to queues. Counted apart from requests: a change goes on when its client
@@ -187,18 +197,18 @@ async fn answer(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> 
     let admitted = caught(gate.admit(client, request, next)).await;
     let mut response = admitted.unwrap_or_else(|error| Failure(error).into_response());
     let ended = clock.instant();
+    let metrics = gate.http.service.metrics();
     if let Some(error) = problem::render(&mut response, &request_id) {
+        if let Some(refusal) = refusal(&error) {
+            metrics.refused(refusal);
+        }
         gate.refusals.log(&error, &request_id, address, ended);
     }
     tokens::log(&mut response, &request_id);
-    tracing::debug!(
-        %request_id,
-        %method,
-        route = route.as_ref().map_or("none", MatchedPath::as_str),
-        status = response.status().as_u16(),
-        ms = ended.duration_since(started).as_secs_f64() * 1e3,
-        "answered"
-    );
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let (status, took) = (response.status().as_u16(), ended - started);
+    metrics.answered(method.as_str(), route, status, took);
+    tracing::debug!(%request_id, %method, route, status, ms = took.as_secs_f64() * 1e3, "answered");
     request_id.put_on(response.headers_mut());
     if gate.is_stranger(peer) {
         response.extensions_mut().insert(LastAnswer);
@@ -237,15 +247,17 @@ impl Gate {
             // Load balancers are on no allowlist, and a node that is busy is not a dead one.
             return Ok(next.run(request).await);
         }
-        let is_public = path == openapi::PATH;
+        let is_scrape = scrapes::is_scrape(path);
+        let is_public = path == openapi::PATH || is_scrape && self.http.metrics_are_public;
 
         self.check_address(client?)?;
-        let _place = self
-            .in_flight
-            .try_acquire()
-            .map_err(|_full| Error::Overloaded {
-                what: "requests in flight",
-            })?;
+        let (places, what) = if is_scrape {
+            (&self.scrapes, "scrapes of metrics")
+        } else {
+            (&self.in_flight, "requests in flight")
+        };
+        let place = places.try_acquire();
+        let _place = place.map_err(|_full| Error::Overloaded { what })?;
         if !is_public {
             let principal = self.authenticate(request.headers())?;
             request.extensions_mut().insert(principal);
@@ -295,6 +307,16 @@ impl Gate {
             .ok_or(refused("the Authorization header is not `Bearer <token>`"))?;
         let now = self.http.clock.utc();
         self.http.authenticator.authenticate(token, now)
+    }
+}
+
+/// Whether an error refuses somebody for who they are.
+fn refusal(error: &Error) -> Option<Refusal> {
+    match error {
+        Error::Unauthenticated { .. } => Some(Refusal::Unauthenticated),
+        Error::Forbidden { .. } => Some(Refusal::Forbidden),
+        Error::AddressNotAllowed { .. } => Some(Refusal::AddressNotAllowed),
+        _ => None,
     }
 }
 

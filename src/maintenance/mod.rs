@@ -3,5 +3,7 @@
 //!
 //! A redrive has its input in its row, and a node for itself.
 
+mod culprits;
+pub mod observe;
 pub mod redrive;
 pub mod space;

@@ -4,14 +4,17 @@
 //! Lanes that hold nothing are not looked at: whoever writes to one leaves a note in `wake`. The task
 //! alone reads the notes, and deletes them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::domain::lane::LaneId;
+use crate::domain::lane::{LaneId, QueueId};
+use crate::metrics::Metrics;
 use crate::store::{Failure, Session, SpaceCursor, Store};
 
 const TASK: &str = "space";
@@ -57,7 +60,14 @@ pub struct Space {
     pub min_age: Duration,
     /// This node's clock.
     pub clock: Clock,
+    /// Where it is said which queues may hold something.
+    pub holding: watch::Sender<Holding>,
+    /// Where it is counted what the node does.
+    pub metrics: Metrics,
 }
+
+/// Queues that may hold something, as who holds the task knows them; `None` on the other nodes.
+pub type Holding = Option<Arc<BTreeSet<QueueId>>>;
 
 /// Sweeps while this node is elected, until cancelled.
 pub async fn run(mut space: Space, cancel: CancellationToken) {
@@ -73,17 +83,23 @@ pub async fn run(mut space: Space, cancel: CancellationToken) {
         let freed = match space.store.elect(TASK, space.node, term).await {
             Ok(true) => {
                 let known = known.get_or_insert_with(Known::default);
-                space.sweep(known, began, &cancel).await
+                let swept = space.sweep(known, began, &cancel).await;
+                let queues = known.places.keys().map(|lane| lane.queue());
+                space.holding.send_replace(Some(Arc::new(queues.collect())));
+                swept
             }
             Ok(false) => {
                 // Whoever holds the task takes the notes: what this node knew is old.
                 known = None;
+                space.holding.send_replace(None);
                 Ok(false)
             }
             Err(failure) => Err(failure),
         };
-        if let Err(failure) = &freed {
-            warn(failure);
+        match &freed {
+            Ok(_) if known.is_some() => space.metrics.task_succeeded(TASK, space.clock.utc()),
+            Ok(_) => {}
+            Err(failure) => warn(failure),
         }
         let took = space.clock.instant() - began;
         let idle = !matches!(freed, Ok(true));

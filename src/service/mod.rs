@@ -22,6 +22,7 @@ use crate::broker::Broker;
 use crate::domain::lane::QueueId;
 use crate::domain::queue::{Counts, Queue, QueueName, Tenant};
 use crate::domain::{Error, Result};
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 pub use crate::store::{PutOutcome, QueuePage};
@@ -97,6 +98,11 @@ impl Service {
     /// Told when a redrive was started here, for whoever does them.
     pub fn redrives_wanted(&self) -> Arc<Notify> {
         Arc::clone(&self.redrives_wanted)
+    }
+
+    /// Where it is counted what the node does.
+    pub fn metrics(&self) -> &Metrics {
+        self.broker.metrics()
     }
 
     /// Whether requests can be served: the database answers and has the schema.

@@ -117,7 +117,9 @@ impl Service {
     ) -> Result<()> {
         let deleted = self.delete(tenant, name, force, precondition).await;
         self.spread(tenant, name).await;
-        self.broker.wake(deleted?);
+        let queue = deleted?;
+        self.broker.wake(queue);
+        self.metrics().forget(queue);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod claim;
 mod held;
 mod leases;
 mod listen;
+mod observe;
 mod outbox;
 mod peek;
 mod queue_rows;
@@ -21,6 +22,8 @@ mod space;
 mod tasks;
 mod writers;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgSeverity};
@@ -40,6 +43,7 @@ pub use leases::{
     Ack, AckRest, Acked, Extend, Extended, Extensions, HeldLease, LeaseKey, LeaseRow, Moving,
 };
 pub use listen::{Listener, News};
+pub use observe::{DeadRows, Holder, HolderKind, Holding};
 pub use outbox::{Horizon, OutboxRow};
 pub use peek::{Change, FoundMessage, Peek, Peeked, PeekedChunk, PeekedLease, Standing};
 pub use queues::{DeleteOutcome, PutOutcome, QueuePage};
@@ -65,6 +69,9 @@ pub const STATEMENTS: &[&str] = &[
     leases::EXTEND,
     leases::MOVING,
     listen::NOTIFY,
+    observe::HOLDINGS,
+    observe::HOLDERS,
+    observe::DEAD_ROWS,
     peek::PEEK,
     peek::FIND,
     peek::CANCEL,
@@ -114,6 +121,19 @@ pub struct Store {
     pool: PgPool,
     silence: Duration,
     tasks: TaskTracker,
+    /// Connections of sessions.
+    open: Arc<AtomicUsize>,
+}
+
+/// Connections at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// Of the pool, with nothing to do.
+    pub idle: usize,
+    /// Of the pool, at work.
+    pub used: usize,
+    /// Of sessions.
+    pub dedicated: usize,
 }
 
 /// By hand, since the pool shows how it connects, password and all.
@@ -152,12 +172,24 @@ impl Store {
             pool,
             silence: session::silence(statement_timeout),
             tasks: TaskTracker::new(),
+            open: Arc::default(),
         }
     }
 
     /// A session of its own to the same database, as [`Session::new`] makes it.
     pub fn session(&self, statement_timeout: Duration, commit: Commit) -> Session {
-        Session::new(&self.pool.connect_options(), statement_timeout, commit)
+        Session::new(&self.pool.connect_options(), statement_timeout, commit).counted_in(&self.open)
+    }
+
+    /// How many connections there are, but for the one that listens.
+    pub fn connections(&self) -> ConnectionCounts {
+        let idle = self.pool.num_idle();
+        let all = usize::try_from(self.pool.size()).unwrap_or_default();
+        ConnectionCounts {
+            idle,
+            used: all.saturating_sub(idle),
+            dedicated: self.open.load(Ordering::Relaxed),
+        }
     }
 
     /// Closes every connection, waiting for those in use.

@@ -1,6 +1,7 @@
 //! Queues as rows.
 
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::queue_rows::{given, outcome, queue, queue_id};
@@ -344,23 +345,11 @@ impl Store {
     /// # Errors
     /// As every statement.
     pub async fn count_messages(&self, queue: QueueId) -> Result<Counts, Failure> {
-        let counts = query(COUNTS)
+        let count = query(COUNTS)
             .bind(SubscriptionId::QUEUE.0)
             .bind(queue.get());
-        let rows = self.read(counts).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        let count = |column| {
-            let value: i64 = row.try_get(column)?;
-            Ok::<_, sqlx::Error>(u64::try_from(value).unwrap_or_default())
-        };
-        let oldest: Option<OffsetDateTime> = row.try_get("oldest_at")?;
-        let at: OffsetDateTime = row.try_get("at")?;
-        Ok(Counts {
-            visible: count("visible")?,
-            in_flight: count("in_flight")?,
-            delayed: count("delayed")?,
-            oldest_age: oldest.map(|sent| (at - sent).try_into().unwrap_or_default()),
-        })
+        let rows = self.read(count).await?;
+        Ok(counts(rows.first().ok_or(sqlx::Error::RowNotFound)?)?)
     }
 
     /// Whether the database answers and has our schema.
@@ -371,4 +360,20 @@ impl Store {
         self.read(query(PING)).await?;
         Ok(())
     }
+}
+
+/// What `counts_1` says.
+pub(super) fn counts(row: &PgRow) -> Result<Counts, sqlx::Error> {
+    let count = |column| {
+        let value: i64 = row.try_get(column)?;
+        Ok::<_, sqlx::Error>(u64::try_from(value).unwrap_or_default())
+    };
+    let oldest: Option<OffsetDateTime> = row.try_get("oldest_at")?;
+    let at: OffsetDateTime = row.try_get("at")?;
+    Ok(Counts {
+        visible: count("visible")?,
+        in_flight: count("in_flight")?,
+        delayed: count("delayed")?,
+        oldest_age: oldest.map(|sent| (at - sent).try_into().unwrap_or_default()),
+    })
 }

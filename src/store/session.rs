@@ -3,6 +3,8 @@
 //! Requests never touch it: they wait on channels, so a request that is dropped cannot leave a
 //! statement half read. A failed connection is thrown away, never repaired.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
@@ -36,8 +38,31 @@ const PLANNER: [(&str, &str); 6] = [
 /// One connection to the database, opened when it is first needed and again after it failed.
 pub struct Session {
     options: PgConnectOptions,
-    connection: Option<PgConnection>,
+    connection: Option<Counted>,
     silence: Duration,
+    open: Arc<AtomicUsize>,
+}
+
+/// A connection, which is counted for as long as it is there.
+struct Counted {
+    connection: PgConnection,
+    open: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn new(connection: PgConnection, open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self {
+            connection,
+            open: Arc::clone(open),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// By hand, since the options hold the password.
@@ -69,6 +94,15 @@ impl Session {
             options,
             connection: None,
             silence: silence(statement_timeout),
+            open: Arc::default(),
+        }
+    }
+
+    /// The same, whose connection is counted while it is open.
+    pub(super) fn counted_in(self, open: &Arc<AtomicUsize>) -> Self {
+        Self {
+            open: Arc::clone(open),
+            ..self
         }
     }
 
@@ -76,10 +110,10 @@ impl Session {
     pub(super) async fn fetch_all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect().await?,
+            None => Counted::new(self.connect().await?, &self.open),
         };
         // Taken out for the time being: whatever ends this future, the connection goes with it.
-        let rows = match timeout(self.silence, query.fetch_all(&mut connection)).await {
+        let rows = match timeout(self.silence, query.fetch_all(&mut connection.connection)).await {
             Ok(rows) => rows.map_err(Failure::from),
             Err(elapsed) => Err(Failure::Lost(Box::new(elapsed))),
         };

@@ -11,6 +11,7 @@ mod config;
 mod docs;
 mod errors;
 mod explore;
+mod metrics;
 mod model;
 mod openapi;
 mod postgres;

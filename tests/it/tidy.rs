@@ -39,12 +39,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "domain",
             "http",
             "maintenance",
+            "metrics",
             "postgres",
             "service",
             "store",
         ],
     ),
-    ("http", &["auth", "clock", "domain", "service"]),
+    ("http", &["auth", "clock", "domain", "metrics", "service"]),
     // Doors know of each other only what stands in `http` itself, but for two things: the list of
     // routes is in `rest`, because it is the OpenAPI document; and all of REST fails alike.
     (
@@ -58,6 +59,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "http::authorized",
             "http::ops",
             "http::request_id",
+            "http::scrapes",
             "http::to_its_end",
         ],
     ),
@@ -72,9 +74,27 @@ const LAYERS: &[(&str, &[&str])] = &[
             "http::to_its_end",
         ],
     ),
-    ("service", &["auth", "broker", "clock", "domain", "store"]),
-    ("broker", &["clock", "domain", "store"]),
-    ("maintenance", &["broker", "clock", "domain", "store"]),
+    (
+        "http::scrapes",
+        &[
+            "domain",
+            "metrics",
+            "http::Gate",
+            "http::authorized",
+            "http::rest::NoQuery",
+            "http::rest::problem",
+        ],
+    ),
+    (
+        "service",
+        &["auth", "broker", "clock", "domain", "metrics", "store"],
+    ),
+    ("broker", &["clock", "domain", "metrics", "store"]),
+    (
+        "maintenance",
+        &["broker", "clock", "domain", "metrics", "store"],
+    ),
+    ("metrics", &["clock", "domain"]),
     ("store", &["domain"]),
     ("auth", &["domain"]),
     ("config", &["domain::limits"]),
@@ -90,6 +110,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["http", "app", "cli::bench"]),
     ("clap", &["cli"]),
     ("hyper", &["http", "cli"]),
+    ("metrics", &["metrics"]),
+    ("metrics_exporter_prometheus", &["metrics"]),
     ("serde", &["auth", "cli", "config", "http"]),
     ("serde_json", &["cli", "http"]),
     // Two parts of the benchmark speak to databases that are not the product's to speak to: what it

@@ -25,8 +25,9 @@ use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Gate, ops};
+use super::{Gate, ops, scrapes};
 pub(super) use json::Json;
+pub(super) use parameters::NoQuery;
 
 /// Every route, with its description: this list is the OpenAPI document.
 pub(super) fn api() -> OpenApiRouter<Arc<Gate>> {
@@ -58,4 +59,6 @@ pub(super) fn api() -> OpenApiRouter<Arc<Gate>> {
         .routes(routes!(openapi::get_open_api))
         .routes(routes!(ops::get_health))
         .routes(routes!(ops::get_readiness))
+        .routes(routes!(scrapes::get_metrics))
+        .routes(routes!(scrapes::get_queue_metrics))
 }

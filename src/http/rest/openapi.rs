@@ -43,7 +43,6 @@ pub fn document() -> String {
             &mut item.post,
             &mut item.patch,
             &mut item.delete,
-            &mut item.patch,
         ] {
             operation.iter_mut().for_each(|it| complete(path, it));
         }
@@ -107,10 +106,7 @@ pub(super) fn frame() -> OpenApi {
                 "Move messages out of dead-letter queues, back to where they came from",
             ),
             tag("tokens", "Issue access tokens"),
-            tag(
-                "operations",
-                "For operators and their machines; no token needed",
-            ),
+            tag("operations", "For operators and their machines"),
         ]))
         .build()
 }

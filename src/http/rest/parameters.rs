@@ -52,7 +52,7 @@ pub(super) fn query<const N: usize>(
 }
 
 /// For a route without query parameters: refuses them.
-pub(super) struct NoQuery;
+pub(in crate::http) struct NoQuery;
 
 impl<S: Sync> FromRequestParts<S> for NoQuery {
     type Rejection = Failure;

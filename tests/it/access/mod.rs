@@ -137,6 +137,8 @@ const RIGHTS: &[(Right, &str, &str, &str, u16)] = &[
         r#"{"delay_seconds":1}"#,
         404,
     ),
+    (Right::ReadMetadata, "GET", "/metrics", "", 200),
+    (Right::ReadMetadata, "GET", "/metrics/queues", "", 200),
     (Right::Purge, "POST", "/v1/queues/orders/purge", "", 204),
     (
         Right::Configure,

@@ -65,6 +65,16 @@ impl Client {
         }
     }
 
+    /// A client of a server that does not move.
+    pub(crate) fn at(address: SocketAddr, token: &str) -> Self {
+        Self::new(Arc::new(Mutex::new(Some(address))), token)
+    }
+
+    /// Where the server is.
+    pub(crate) fn address(&self) -> Arc<Mutex<Option<SocketAddr>>> {
+        Arc::clone(&self.address)
+    }
+
     /// The same over connections of its own.
     pub(crate) fn another(&self) -> Self {
         Self::new(Arc::clone(&self.address), &self.token)

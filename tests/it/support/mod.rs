@@ -66,6 +66,7 @@ pub(crate) async fn http_on(database: &Database) -> Http {
         allowlist: Allowlist::default(),
         trusted_proxies: Networks::default(),
         limits: limits(),
+        metrics_are_public: false,
         shutdown: Shutdown::default(),
         tasks: tokio_util::task::TaskTracker::new(),
         clock: Clock::default(),

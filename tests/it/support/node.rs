@@ -12,11 +12,15 @@ use towpath::domain::lane::{Class, LaneId, Position, QueueId, SubscriptionId, Wr
 use towpath::domain::message_id::IdKey;
 use towpath::domain::receipt::{Receipt, ReceiptKey};
 use towpath::maintenance::redrive::{self, Redrives};
+use towpath::metrics::Metrics;
 use towpath::service::Service;
 use towpath::store::{Commit, Session, Store};
 use uuid::Uuid;
 
 use super::database::{Database, STATEMENT_TIMEOUT};
+
+/// Queues with series of their own: few, so that a test can have more.
+pub(crate) const MAX_QUEUES: usize = 3;
 
 fn options() -> BrokerOptions {
     BrokerOptions {
@@ -70,6 +74,7 @@ async fn start(database: &Database, options: &BrokerOptions) -> Broker {
         draining: CancellationToken::new(),
         background: CancellationToken::new(),
         failed: CancellationToken::new(),
+        metrics: Metrics::new(MAX_QUEUES),
     };
     Broker::start(options, parts)
 }

@@ -153,6 +153,11 @@ impl Node {
         Pid::from_raw(process.id().try_into().unwrap())
     }
 
+    /// What the process has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
