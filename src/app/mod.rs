@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -129,6 +130,7 @@ async fn serve_on(
     if let Err(error) = banner::print(&mut std::io::stdout().lock(), address, &node.header_file) {
         tracing::warn!(%error, "nobody reads the standard output; it has no more than the first lines");
     }
+    tell_systemd(NotifyState::Ready);
 
     let Node {
         router,
@@ -147,6 +149,7 @@ async fn serve_on(
         () = stop.cancelled() => {}
         () = failed.cancelled() => tracing::error!("a batcher ended by a bug; stopping"),
     }
+    tell_systemd(NotifyState::Stopping);
     end_requests(server, &shutdown, config.server.shutdown_delay).await;
     background.cancel();
     tasks.close();
@@ -162,6 +165,13 @@ async fn serve_on(
     );
     tracing::info!("stopped serving");
     Ok(())
+}
+
+/// Tells systemd, where it started this process and waits to be told (`Type=notify`).
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell systemd how this node is");
+    }
 }
 
 /// Everything of a node but its socket.

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use hyper::Method;
 
 use crate::config::{self, Config, Override, Overrides};
@@ -191,9 +191,14 @@ Examples:
 
     /// Print the OpenAPI document of the REST API
     #[command(after_help = "\
-Example:
-  towpath openapi > openapi.json")]
-    Openapi,
+Examples:
+  towpath openapi > openapi.json
+  towpath openapi --version 3.0              for generators that read nothing newer")]
+    Openapi {
+        /// Version of OpenAPI
+        #[arg(long, value_enum, default_value_t)]
+        version: OpenapiVersion,
+    },
 
     #[command(hide = true)]
     InternalPostgres {
@@ -223,6 +228,15 @@ Examples:
         #[command(flatten)]
         settings: Settings,
     },
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum OpenapiVersion {
+    #[default]
+    #[value(name = "3.1")]
+    V3_1,
+    #[value(name = "3.0")]
+    V3_0,
 }
 
 /// The flags that set the configuration.
@@ -389,7 +403,13 @@ fn perform(command: Command, out: &mut impl Write) -> anyhow::Result<()> {
         Command::Token(arguments) => token::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
         Command::Healthcheck(target) => healthcheck(&target.server()?),
-        Command::Openapi => Ok(writeln!(out, "{}", openapi::document().trim_end())?),
+        Command::Openapi { version } => {
+            let document = match version {
+                OpenapiVersion::V3_1 => openapi::document(),
+                OpenapiVersion::V3_0 => openapi::document_3_0(),
+            };
+            Ok(out.write_all(document.as_bytes())?)
+        }
         Command::InternalPostgres { arguments } => {
             Err(postgres::exec_with_parent(arguments)).context("cannot become PostgreSQL")
         }

@@ -265,6 +265,9 @@ pub enum Error {
     /// The database cannot be reached, or cannot do it just now; nothing was done.
     #[error("the database cannot do this just now; nothing was done, try again")]
     Unavailable(#[source] Option<BoxError>),
+    /// The database's disk is full; nothing was done.
+    #[error("the database's disk is full; nothing was done, try again when there is room")]
+    StorageFull(#[source] Option<BoxError>),
     /// The connection to the database was lost while a change was under way.
     #[error(
         "the connection to the database was lost in the middle; the change may or may not have happened"
@@ -299,6 +302,7 @@ impl Error {
     pub fn for_each_caller(&self) -> Self {
         match self {
             Self::Unavailable(_) => Self::Unavailable(None),
+            Self::StorageFull(_) => Self::StorageFull(None),
             Self::UnknownOutcome(_) => Self::UnknownOutcome(None),
             Self::Overloaded { what } => Self::Overloaded { what },
             Self::ShuttingDown => Self::ShuttingDown,

@@ -2,6 +2,8 @@
 //! folders, what may be done in `service`.
 
 pub mod authorized;
+#[cfg(feature = "docs-ui")]
+mod docs_ui;
 pub mod ops;
 mod refusals;
 mod request_id;
@@ -142,11 +144,22 @@ pub fn router(http: Http) -> Router {
         http,
     });
     let (routes, _document) = rest::api().split_for_parts();
+    #[cfg(feature = "docs-ui")]
+    let routes = routes.merge(docs_ui::routes());
     routes
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&gate), answer))
         .with_state(gate)
+}
+
+/// Whether a path needs no token.
+fn is_public(path: &str) -> bool {
+    #[cfg(feature = "docs-ui")]
+    if docs_ui::is_page(path) {
+        return true;
+    }
+    path == openapi::PATH
 }
 
 async fn no_such_path(uri: Uri) -> Failure {
@@ -248,7 +261,7 @@ impl Gate {
             return Ok(next.run(request).await);
         }
         let is_scrape = scrapes::is_scrape(path);
-        let is_public = path == openapi::PATH || is_scrape && self.http.metrics_are_public;
+        let is_public = is_public(path) || is_scrape && self.http.metrics_are_public;
 
         self.check_address(client?)?;
         let (places, what) = if is_scrape {

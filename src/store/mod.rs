@@ -282,7 +282,10 @@ pub enum Failure {
     /// A message that was to move is no longer there. Nothing was done.
     #[error("a message that was to move is gone")]
     SourceGone,
-    /// The database could not do it just now: it gave up waiting, or has no room.
+    /// The database has no room left on its disk. Nothing was done.
+    #[error("the database's disk is full")]
+    Full(#[source] BoxError),
+    /// The database could not do it just now: it gave up waiting, or is at a limit of its own.
     /// Nothing was done; the same may work later.
     #[error("the database cannot do this just now")]
     NotNow(#[source] BoxError),
@@ -297,6 +300,7 @@ const APPEND_FENCE: &str = "TW001";
 const KEY_TAKEN: &str = "TW004";
 const SOURCE_GONE: &str = "TW005";
 const STALE_TAIL: &str = "TW006";
+const DISK_FULL: &str = "53100";
 const UNIQUE_VIOLATION: &str = "23505";
 const LOG_KEY: &str = "log_pkey";
 
@@ -321,8 +325,9 @@ impl From<sqlx::Error> for Failure {
             (_, KEY_TAKEN) => Self::KeyTaken,
             (_, SOURCE_GONE) => Self::SourceGone,
             (_, UNIQUE_VIOLATION) if refusal.constraint() == Some(LOG_KEY) => Self::Conflict,
-            // Timeout of a statement or a lock, deadlocks (40), lack of room (53) and failures of
-            // the system (58): all of them roll back.
+            (_, DISK_FULL) => Self::Full(Box::new(error)),
+            // Timeout of a statement or a lock, deadlocks (40), lack of resources (53) and failures
+            // of the system (58): all of them roll back.
             ("40" | "53" | "58", _) | (_, "57014" | "55P03") => Self::NotNow(Box::new(error)),
             // Read-only, as after a failover: this server is not the one that we need.
             (_, "25006") => Self::Unreachable(Box::new(error)),
@@ -338,6 +343,7 @@ impl From<Failure> for Error {
             Failure::Unreachable(source) | Failure::NotNow(source) => {
                 Self::Unavailable(Some(source))
             }
+            Failure::Full(source) => Self::StorageFull(Some(source)),
             Failure::Lost(source) => Self::UnknownOutcome(Some(source)),
             Failure::Conflict => Self::Overloaded {
                 what: "writers of one lane",

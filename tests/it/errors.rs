@@ -98,7 +98,8 @@ fn next(error: &Error) -> Option<Error> {
         },
         Error::Overloaded { .. } => Error::ShuttingDown,
         Error::ShuttingDown => Error::Unavailable(Some("the secret source".into())),
-        Error::Unavailable(_) => Error::UnknownOutcome(Some("the secret source".into())),
+        Error::Unavailable(_) => Error::StorageFull(Some("the secret source".into())),
+        Error::StorageFull(_) => Error::UnknownOutcome(Some("the secret source".into())),
         Error::UnknownOutcome(_) => Error::Timeout { limit },
         Error::Timeout { .. } => return None,
     })

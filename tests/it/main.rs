@@ -3,17 +3,21 @@
 #![cfg(test)]
 
 mod access;
+mod backup;
 mod bad_input;
 mod broker;
 mod chaos;
 mod cli;
 mod config;
 mod docs;
+#[cfg(feature = "docs-ui")]
+mod docs_ui;
 mod errors;
 mod explore;
 mod metrics;
 mod model;
 mod openapi;
+mod openapi_rules;
 mod postgres;
 mod process;
 mod rest;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{ask, compare_with_file, request, router};
 
-fn document() -> Value {
+pub(crate) fn document() -> Value {
     serde_json::from_str(&towpath::http::rest::openapi::document()).unwrap()
 }
 
@@ -18,7 +18,7 @@ fn octets() -> Value {
 }
 
 /// Method, path and description of every operation.
-fn operations(document: &Value) -> Vec<(String, &String, &Value)> {
+pub(crate) fn operations(document: &Value) -> Vec<(String, &String, &Value)> {
     let mut operations = vec![];
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -50,7 +50,7 @@ fn objects<'a>(place: &str, value: &'a Value, found: &mut Vec<(String, &'a Value
     }
 }
 
-fn all_objects(document: &Value) -> Vec<(String, &Value)> {
+pub(crate) fn all_objects(document: &Value) -> Vec<(String, &Value)> {
     let mut found = vec![];
     objects("", document, &mut found);
     found
@@ -60,6 +60,8 @@ fn all_objects(document: &Value) -> Vec<(String, &Value)> {
 fn the_openapi_document_is_current() {
     let document = towpath::http::rest::openapi::document();
     compare_with_file("openapi/openapi.json", &document);
+    let older = towpath::http::rest::openapi::document_3_0();
+    compare_with_file("openapi/openapi-3.0.json", &older);
 }
 
 #[tokio::test]
@@ -198,7 +200,7 @@ fn every_answer_is_described_with_its_headers() {
             match status.as_str() {
                 "201" => expected.push("location"),
                 "401" => expected.push("WWW-Authenticate"),
-                "408" | "503" | "504" => expected.push("Retry-After"),
+                "408" | "503" | "504" | "507" => expected.push("Retry-After"),
                 _ => {}
             }
             if operation["operationId"] == "receiveMessages" && status == "200" {

@@ -5,6 +5,7 @@ use std::future::ready;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -154,6 +155,29 @@ async fn a_second_signal_ends_a_node_at_once_although_its_database_does_not_stop
     node.signal(Signal::SIGTERM);
     let ended = timeout(AT_ONCE, node.ends()).await.expect("at once");
     assert_eq!(ended.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_node_tells_systemd_when_it_serves_and_when_it_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let hear = || {
+        let mut told = [0; 64];
+        let length = systemd.recv(&mut told).unwrap();
+        String::from_utf8(told[..length].to_vec()).unwrap()
+    };
+    let variable = format!("NOTIFY_SOCKET={}", path.display());
+    let mut node =
+        Node::start_as(Command::new("env").args([&variable, env!("CARGO_BIN_EXE_towpath")]));
+    assert_eq!(hear(), "READY=1\n");
+    assert!(is_ready(node.serves().await).await);
+    node.signal(Signal::SIGTERM);
+    assert_eq!(hear(), "STOPPING=1\n");
+    assert!(node.ends().await.success());
 }
 
 #[tokio::test]

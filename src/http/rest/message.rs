@@ -161,7 +161,7 @@ pub(super) struct Death {
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     /// How often it had been received there.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 2147483647)]
     receive_count: i32,
 }
 

@@ -229,7 +229,7 @@ pub(super) struct MessageInFlight {
     #[serde(with = "time::serde::rfc3339")]
     first_received_at: OffsetDateTime,
     /// How often it was received, this time included.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 2147483647)]
     receive_count: i32,
     /// When others may receive it, unless it is deleted before.
     #[serde(with = "time::serde::rfc3339")]

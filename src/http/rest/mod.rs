@@ -8,6 +8,7 @@ mod message;
 mod messages;
 mod octets;
 pub mod openapi;
+mod openapi_3_0;
 mod page;
 mod parameters;
 mod patch_queue;

@@ -11,10 +11,11 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, ContentBuilder, HeaderBuilder, Info, License, Object, OpenApi, OpenApiBuilder, Ref,
-    RefOr, Required, Response, Schema, Tag,
+    RefOr, Required, Response, Schema, Server, Tag,
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
+use super::openapi_3_0;
 use super::problem::{MEDIA_TYPE, Problem};
 use crate::domain::{Error, Violation};
 use crate::http::ops;
@@ -47,11 +48,31 @@ pub fn document() -> String {
             operation.iter_mut().for_each(|it| complete(path, it));
         }
     }
-    let mut document = api
-        .to_pretty_json()
-        .expect("the document has text keys only");
-    document.push('\n');
-    document
+    let mut document = serde_json::to_value(api).expect("the document has text keys only");
+    without_defaults(&mut document);
+    format!("{document:#}\n")
+}
+
+/// Takes away what fields of bodies have by default, which is told in prose: generators take a field with
+/// a default for one that has to be sent (openapi-typescript), or send it (openapi-python-client),
+/// which a merge would take for a wish.
+fn without_defaults(document: &mut Value) {
+    let schemas = document["components"]["schemas"].as_object_mut();
+    for (_name, schema) in schemas.into_iter().flatten() {
+        let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+        for (_name, property) in properties.into_iter().flatten() {
+            if let Some(property) = property.as_object_mut() {
+                property.shift_remove("default");
+            }
+        }
+    }
+}
+
+/// The same in OpenAPI 3.0.3, for generators of clients that read nothing newer. Not served.
+pub fn document_3_0() -> String {
+    let document = serde_json::from_str(&document()).expect("it was just written");
+    let document = openapi_3_0::down_converted(document);
+    format!("{document:#}\n")
 }
 
 /// The API's description
@@ -96,6 +117,8 @@ pub(super) fn frame() -> OpenApi {
     };
     OpenApiBuilder::new()
         .info(info)
+        // Relative to where the document is served.
+        .servers(Some([Server::new("/")]))
         .components(Some(components))
         .security(Some([SecurityRequirement::new("bearer", [] as [&str; 0])]))
         .tags(Some([
@@ -166,6 +189,7 @@ fn complete(path: &str, operation: &mut Operation) {
     add(!is_probe, "500", "The server has a bug");
     add(!is_probe, "503", "The node cannot do it just now");
     add(!is_public, "504", "The request took too long");
+    add(!is_public, "507", "The database's disk is full");
     for (status, response) in responses {
         let RefOr::T(response) = response else {
             continue;
@@ -191,7 +215,7 @@ fn complete(path: &str, operation: &mut Operation) {
 
 /// The headers of every answer with a status, and what they say.
 fn headers(status: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let is_retryable = ["408", "503", "504"].contains(&status);
+    let is_retryable = ["408", "503", "504", "507"].contains(&status);
     [
         (
             true,
@@ -259,6 +283,7 @@ fn example(status: &str, operation: &str, is_public: bool) -> Option<Error> {
         "500" => Error::internal("never shown"),
         "503" => Error::Unavailable(None),
         "504" => Error::Timeout { limit },
+        "507" => Error::StorageFull(None),
         _ => return None,
     })
 }

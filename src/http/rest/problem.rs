@@ -245,6 +245,12 @@ impl Kind {
                 "The database is not available",
                 "none",
             ),
+            Error::StorageFull(_) => Self::not_now(
+                S::INSUFFICIENT_STORAGE,
+                "storage_full",
+                "The database's disk is full",
+                "none",
+            ),
             Error::UnknownOutcome(_) => Self::not_now(
                 S::SERVICE_UNAVAILABLE,
                 "unknown_outcome",

@@ -30,7 +30,7 @@ pub(super) struct CreateToken {
     /// Who will hold it: up to 128 characters without control characters.
     #[schema(min_length = 1, max_length = 128, example = "orders-worker")]
     subject: String,
-    /// What it allows: words of `read_metadata`, `configure`, `send`, `receive`, `delete` and
+    /// What it allows: words of `read_metadata`, `configure`, `send`, `receive`, `delete`, `purge` and
     /// `administer`, separated by spaces. All but `administer` when left out.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, min_length = 1, example = "send receive delete")]

@@ -33,7 +33,7 @@ const POLLS: usize = 6;
 
 /// An address where nobody listens, and where the system lets nobody call from either: it stays
 /// free while its server is away.
-fn free_address() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     loop {
         let port = rand::rng().random_range(20_000..32_000);
         let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -147,11 +147,17 @@ fn config_show_tells_origins_and_hides_the_password() {
 }
 
 #[test]
-fn openapi_prints_a_document() {
-    let output = towpath(&["openapi"], &[]);
-    assert_exit(&output, 0);
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+fn openapi_prints_a_document_of_the_version_that_is_wanted() {
+    for (arguments, version) in [
+        (&["openapi"][..], "3.1.0"),
+        (&["openapi", "--version", "3.0"][..], "3.0.3"),
+    ] {
+        let output = towpath(arguments, &[]);
+        assert_exit(&output, 0);
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["openapi"], version);
+    }
+    assert_exit(&towpath(&["openapi", "--version", "2.0"], &[]), 2);
 }
 
 #[test]

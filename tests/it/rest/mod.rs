@@ -19,6 +19,7 @@ mod queues;
 mod redrives;
 mod retention;
 mod retries;
+mod storage;
 mod tags;
 mod waiting;
 mod windows;

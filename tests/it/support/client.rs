@@ -80,6 +80,11 @@ impl Client {
         Self::new(Arc::clone(&self.address), &self.token)
     }
 
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
+        self
+    }
+
     pub(crate) fn token(&self) -> &str {
         &self.token
     }

@@ -33,7 +33,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts nodes, each with these settings (`section.key=value`).
     pub(crate) async fn start(nodes: usize, settings: &[&str]) -> Self {
-        let dir = temp_dir();
+        Self::start_in(temp_dir(), nodes, settings).await
+    }
+
+    /// The same in a directory that may have something in it.
+    pub(crate) async fn start_in(dir: TempDir, nodes: usize, settings: &[&str]) -> Self {
         let mut cluster = Self {
             nodes: Vec::new(),
             _processes: Processes(dir.path().to_owned()),
@@ -61,6 +65,11 @@ impl Cluster {
         };
         node.start().await;
         self.nodes.push(node);
+    }
+
+    /// Their data directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A client of one node, over connections of its own.
