@@ -102,11 +102,12 @@ pub enum Outcome {
 pub fn step(state: State, event: Event, now: Duration) -> (State, Outcome) {
     match (state, event) {
         (State::Deleted | State::Moved, Event::Receive { .. }) => (state, Outcome::Hidden),
+        // No delivery has been: whoever deletes has a receipt from a future that a crash undid. What
+        // was moved lives on elsewhere, under receipts of its own.
+        (State::Ahead | State::Moved, Event::Delete { .. }) => (state, Outcome::Stale),
         (State::Deleted | State::Moved, Event::Delete { .. } | Event::Purge) => {
             (state, Outcome::Done)
         }
-        // No delivery has been: whoever deletes has a receipt from a future that a crash undid.
-        (State::Ahead, Event::Delete { .. }) => (state, Outcome::Stale),
         // What was delayed has a lease from the beginning; a standard queue deletes by any receipt
         // of the message, as SQS does.
         (_, Event::Delete { .. } | Event::Purge) => (State::Deleted, Outcome::Done),

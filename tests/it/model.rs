@@ -48,6 +48,8 @@ struct Message {
     deliveries_before: i32,
     /// Of every delivery in this queue, the newest last.
     receipts: Vec<String>,
+    /// Of those in the queue where it was before.
+    old_receipts: Vec<String>,
 }
 
 struct Model {
@@ -111,8 +113,9 @@ impl Model {
             20..55 => self.receive().await,
             55..65 => self.delete().await,
             65..85 => self.change_windows().await,
-            85..87 => self.delete_what_was_never_delivered().await,
-            87..89 => self.purge().await,
+            85..86 => self.delete_what_was_never_delivered().await,
+            86..88 => self.delete_what_has_moved().await,
+            88..90 => self.purge().await,
             _ => {
                 let pause = *PAUSES.choose(&mut self.dice).unwrap();
                 self.database.advance_clock(pause).await;
@@ -155,6 +158,7 @@ impl Model {
                 first_received_at: None,
                 deliveries_before: 0,
                 receipts: vec![],
+                old_receipts: vec![],
             };
             let other = self.messages.insert(sent.message_id, message);
             assert!(other.is_none(), "an id twice");
@@ -224,7 +228,7 @@ impl Model {
             message.queue = 1;
             message.state = State::Ahead;
             message.deliveries_before = receive_count;
-            message.receipts.clear();
+            message.old_receipts = std::mem::take(&mut message.receipts);
         }
     }
 
@@ -383,6 +387,25 @@ impl Model {
         let node = self.node();
         // Of the queue that was made first: the dead letters'.
         let deleted = node.delete_messages(&TENANT, &self.queues[1], handles);
+        assert!(matches!(deleted.await.unwrap()[..], [Deletion::Stale(_)]));
+    }
+
+    /// By a receipt of the queue where it died: wherever the message is now, it stays as it is.
+    async fn delete_what_has_moved(&mut self) {
+        let old = self
+            .messages
+            .values()
+            .flat_map(|message| &message.old_receipts);
+        let Some(handle) = old.choose(&mut self.dice).cloned() else {
+            return;
+        };
+        let event = Event::Delete {
+            token: receipt(&handle).token,
+        };
+        let (state, outcome) = step(State::Moved, event, Duration::ZERO);
+        assert_eq!((state, outcome), (State::Moved, Outcome::Stale));
+        let node = self.node();
+        let deleted = node.delete_messages(&TENANT, &self.queues[0], vec![handle]);
         assert!(matches!(deleted.await.unwrap()[..], [Deletion::Stale(_)]));
     }
 
