@@ -72,7 +72,6 @@ impl Store {
     /// # Errors
     /// When the database cannot be reached within `deadline`.
     pub async fn listen(&self, node: Uuid, deadline: Duration) -> Result<Listener, Failure> {
-        let unreachable = |error| Failure::Unreachable(error);
         let open = async {
             // Of its own: it is held for as long as the node lives.
             let pool = PgPoolOptions::new()
@@ -85,8 +84,8 @@ impl Store {
         };
         let listener = tokio::time::timeout(deadline, open)
             .await
-            .map_err(|elapsed| unreachable(elapsed.into()))?
-            .map_err(|error| unreachable(error.into()))?;
+            .map_err(|elapsed| Failure::Unreachable(elapsed.into()))?
+            .map_err(|error| Failure::Unreachable(error.into()))?;
         Ok(Listener { listener, node })
     }
 }

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgSeverity};
-use sqlx::{PgPool, Row as _};
+use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -161,12 +161,7 @@ impl Store {
             // next borrower's writes vanish with it (sqlx issue 4385). Inside one, now() stands
             // still; only the simple protocol tells the first statement apart. And a server that
             // became a standby is of no use, whoever has its address now.
-            .before_acquire(|connection, _meta| {
-                Box::pin(async move {
-                    let fit = sqlx::raw_sql(session::FIT).fetch_all(connection).await?;
-                    fit.first().map_or(Ok(false), |row| row.try_get(0))
-                })
-            })
+            .before_acquire(|connection, _meta| Box::pin(session::is_fit(connection)))
             .connect_lazy_with(options);
         Self {
             pool,

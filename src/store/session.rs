@@ -169,13 +169,17 @@ pub(super) fn silence(statement_timeout: Duration) -> Duration {
     statement_timeout + SILENCE
 }
 
+const FIT: &str = "select now() = statement_timestamp() and not pg_is_in_recovery()";
+
 /// Whether a connection can be used: outside of any transaction, on a server that takes writes. By
 /// the simple protocol, or the first statement of a transaction looks like one outside.
-pub(super) const FIT: &str = "select now() = statement_timestamp() and not pg_is_in_recovery()";
+pub(super) async fn is_fit(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let rows = sqlx::raw_sql(FIT).fetch_all(connection).await?;
+    rows.first().map_or(Ok(false), |row| row.try_get(0))
+}
 
 async fn fit(mut connection: PgConnection) -> Result<PgConnection, sqlx::Error> {
-    let rows = sqlx::raw_sql(FIT).fetch_all(&mut connection).await?;
-    if rows.first().map_or(Ok(false), |row| row.try_get(0))? {
+    if is_fit(&mut connection).await? {
         Ok(connection)
     } else {
         Err(sqlx::Error::Configuration(
