@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::Service;
 use crate::broker::{NewWindow, OnceKey, Receive, Window};
-use crate::domain::lane::QueueId;
 use crate::domain::message::{
     Deletion, Extension, IdempotencyKey, NewMessage, ReceivedMessage, SentMessage,
 };
@@ -106,6 +105,7 @@ impl Service {
         Ok(deletions
             .map(|(index, (ack, handle))| match ack {
                 Acked::Deleted | Acked::DeletedUnderNewer | Acked::Gone => Deletion::Deleted,
+                // Busy ones are no answers of the broker's: it knows the outcome, or fails.
                 Acked::Stale | Acked::Busy => {
                     let rule =
                         "a receipt handle of a delivery that the queue knows of; receive again";
@@ -188,37 +188,34 @@ impl Service {
         handles: &[String],
     ) -> Result<(Arc<Queue>, Vec<Receipt>)> {
         let mut living = self.queue(tenant, queue).await?;
-        let mut opened = self.open_receipts(living.id, handles);
-        if opened.contains(&None) {
-            // Or another node made the queue a moment ago, under a name that we remember.
+        let opened: Vec<_> = handles
+            .iter()
+            .map(|handle| self.broker.open_receipt(handle))
+            .collect();
+        let is_of = |queue: &Queue, receipt: &Receipt| receipt.position.lane.queue() == queue.id;
+        let genuine: Vec<Receipt> = opened.iter().copied().flatten().collect();
+        let is_forged = genuine.len() < opened.len();
+        if !is_forged && !genuine.iter().all(|receipt| is_of(&living, receipt)) {
+            // Or another node made the queue a moment ago, under a name that we remember. Whoever
+            // forges handles does not have the database asked.
             self.forget(tenant, queue).await;
             living = self.queue(tenant, queue).await?;
-            opened = self.open_receipts(living.id, handles);
         }
-        let receipts: Vec<Receipt> = opened.iter().copied().flatten().collect();
-        if receipts.len() == opened.len() {
-            return Ok((living, receipts));
+        let violations: Vec<_> = opened
+            .iter()
+            .zip(handles)
+            .enumerate()
+            .filter(|(_, (receipt, _))| !receipt.is_some_and(|receipt| is_of(&living, &receipt)))
+            .map(|(index, (_, handle))| {
+                let rule = "a receipt handle as a receive on this queue gave it out";
+                Violation::new(handle_field(index), handle, rule)
+            })
+            .collect();
+        if violations.is_empty() {
+            Ok((living, genuine))
+        } else {
+            Err(Error::Invalid(violations))
         }
-        let forged = opened.iter().zip(handles).enumerate();
-        Err(Error::Invalid(
-            forged
-                .filter(|(_, (receipt, _))| receipt.is_none())
-                .map(|(index, (_, handle))| {
-                    let rule = "a receipt handle as a receive on this queue gave it out";
-                    Violation::new(handle_field(index), handle, rule)
-                })
-                .collect(),
-        ))
-    }
-
-    /// What each handle says; `None` for one that no receive on this queue gave out.
-    fn open_receipts(&self, queue: QueueId, handles: &[String]) -> Vec<Option<Receipt>> {
-        let open = |handle: &String| {
-            self.broker
-                .open_receipt(handle)
-                .filter(|receipt| receipt.position.lane.queue() == queue)
-        };
-        handles.iter().map(open).collect()
     }
 }
 

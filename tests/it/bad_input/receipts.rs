@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
+use sqlx::Executor as _;
 use towpath::domain::receipt::{Receipt, ReceiptKey};
 
 use super::{Target, expect_violation};
@@ -85,6 +86,26 @@ async fn a_forged_receipt_deletes_nothing() {
         expect_violation(label, &answer, field, &value, RULE);
     }
     assert_eq!(target.state().await, before);
+}
+
+#[tokio::test]
+async fn a_forged_receipt_is_refused_without_asking_the_database() {
+    let target = Target::new().await;
+    let mut gate = target.database.connect().await;
+    let refused = async || target.delete("orders", &["forged"]).await;
+    // A node looks at a queue again after a second: not in each of these moments.
+    for _moment in 0..5 {
+        refused().await.expect_problem(422, "invalid");
+        gate.execute("begin; lock table towpath.queue")
+            .await
+            .unwrap();
+        let answer = refused().await;
+        gate.execute("rollback").await.unwrap();
+        if answer.status == 422 {
+            return;
+        }
+    }
+    panic!("the database is asked each time");
 }
 
 #[tokio::test]
