@@ -21,6 +21,8 @@ const STEP: Duration = Duration::from_millis(1);
 const STEPS_PER_END: u64 = 5;
 /// Times that are known, of all queues; beyond it all are forgotten, and the safety probe serves.
 const MAX_TIMES: usize = 1_000_000;
+/// Timers of the runtime have an end.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Due times, deleted messages' included: a look too many is harmless.
 #[derive(Debug)]
@@ -100,9 +102,6 @@ impl Dues {
         }
     }
 }
-
-/// Timers of the runtime have an end.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,14 @@
 //! transaction. What it does not get done comes back when its lease ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 use super::append::{self, Outgoing, With};
 use crate::clock::Clock;
+use crate::domain::Result;
 use crate::domain::chunk::{self, Frame};
 use crate::domain::lane::{Position, SubscriptionId};
 use crate::domain::limits;
@@ -121,7 +124,7 @@ impl Batcher {
         &self,
         queue: &Arc<Queue>,
         moving: &Moving,
-        reply: oneshot::Sender<crate::domain::Result<append::Stored>>,
+        reply: oneshot::Sender<Result<append::Stored>>,
     ) -> Option<append::Item> {
         let target = moving.target?;
         let frames = match chunk::read(&moving.body) {
@@ -140,7 +143,15 @@ impl Batcher {
         let mut messages = Vec::new();
         for offset in (0..u64::BITS).filter(|offset| moving.lease.mask >> offset & 1 == 1) {
             let seq = moving.lease.lo + i64::from(offset);
-            let frame = frames.get(usize::try_from(seq - moving.chunk).ok()?)?;
+            let at = usize::try_from(seq - moving.chunk).ok();
+            let Some(frame) = at.and_then(|at| frames.get(at)) else {
+                tracing::error!(
+                    lane = moving.lease.lane.raw(),
+                    seq,
+                    "dead letters cannot be moved: their chunk does not hold this one"
+                );
+                return None;
+            };
             let position = Position {
                 lane: moving.lease.lane,
                 seq,
@@ -151,7 +162,7 @@ impl Batcher {
             ids.push([id, here]);
             messages.push(Outgoing {
                 frame: self.dead(queue, moving, frame, id),
-                delay: std::time::Duration::ZERO,
+                delay: Duration::ZERO,
                 time_to_live: None,
                 sent_at: Some(moving.sent_at),
             });
@@ -166,7 +177,7 @@ impl Batcher {
         })
     }
 
-    fn dead(&self, queue: &Queue, moving: &Moving, frame: &Frame, id: uuid::Uuid) -> Frame {
+    fn dead(&self, queue: &Queue, moving: &Moving, frame: &Frame, id: Uuid) -> Frame {
         let before = frame.origin.as_ref();
         let mut deaths = frame.deaths.clone();
         deaths.push(Death {
