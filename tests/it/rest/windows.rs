@@ -3,12 +3,27 @@
 use serde_json::{Value, json};
 
 use super::{Node, at, begin_to_wait, end_of_wait, list, seconds, text, with_receipt};
+use crate::support::database::Database;
 use crate::support::node::handle_of_no_delivery;
 
-const RECEIVE_ALL: &str = r#"{"max_messages": 1000}"#;
-
 fn all() -> Value {
-    serde_json::from_str(RECEIVE_ALL).unwrap()
+    json!({"max_messages": 1000})
+}
+
+/// A queue with these messages, all of them received for a thousand seconds, in the order of their
+/// bodies.
+async fn held(bodies: impl IntoIterator<Item = String>) -> (Node, Database, Vec<Value>) {
+    let (node, database) = Node::alone().await;
+    node.put("q", json!({"visibility_timeout_seconds": 1000}))
+        .await;
+    let sent: Value = bodies
+        .into_iter()
+        .map(|body| json!({ "body": body }))
+        .collect();
+    node.send("q", sent).await;
+    let mut messages = node.receive("q", all()).await;
+    messages.sort_by_key(|message| text(&message["body"]));
+    (node, database, messages)
 }
 
 fn bodies(messages: &[Value]) -> Vec<String> {
@@ -50,32 +65,18 @@ async fn a_receive_chooses_its_window_and_the_queue_serves_for_those_that_do_not
 
 #[tokio::test]
 async fn a_window_that_is_extended_ends_at_its_new_end_and_not_before() {
-    let (node, database) = Node::alone().await;
-    node.put("q", json!({"visibility_timeout_seconds": 1000}))
-        .await;
-    node.send("q", json!([{"body": "a"}])).await;
-    let message = &node.receive("q", json!({})).await[0];
+    let (node, database, messages) = held(["a".to_owned()]).await;
+    let message = &messages[0];
+    let longer = json!({"visibility_timeout_seconds": 5000});
     let extended = node
-        .change_one(
-            "q",
-            "extend",
-            message,
-            json!({"visibility_timeout_seconds": 5000}),
-        )
+        .change_one("q", "extend", message, longer.clone())
         .await;
     let end = at(&extended["visible_at"]);
     assert!(end >= at(&message["first_received_at"]) + seconds(5000));
     database.advance_clock(seconds(4000)).await;
     assert_eq!(node.receive("q", json!({})).await, [] as [Value; 0]);
     // From now on, not from the receive on: it may be extended again and again.
-    let again = node
-        .change_one(
-            "q",
-            "extend",
-            message,
-            json!({"visibility_timeout_seconds": 5000}),
-        )
-        .await;
+    let again = node.change_one("q", "extend", message, longer).await;
     assert!(at(&again["visible_at"]) >= end + seconds(4000));
     database.advance_clock(seconds(4000)).await;
     assert_eq!(node.receive("q", json!({})).await, [] as [Value; 0]);
@@ -107,14 +108,8 @@ async fn a_window_that_is_shortened_to_nothing_ends_at_once() {
 #[tokio::test]
 async fn each_entry_of_an_extend_or_a_nack_ends_for_itself() {
     for what in ["extend", "nack"] {
-        let (node, database) = Node::alone().await;
-        // The first queue of the database, of which a stale handle is at hand.
-        node.put("q", json!({"visibility_timeout_seconds": 1000}))
-            .await;
-        let sent: Vec<_> = (0..6).map(|n| json!({"body": format!("m{n}")})).collect();
-        node.send("q", json!(sent)).await;
-        let mut messages = node.receive("q", all()).await;
-        messages.sort_by_key(|message| text(&message["body"]));
+        // In the first queue of a database, of which a stale handle is at hand.
+        let (node, database, messages) = held((0..6).map(|n| format!("m{n}"))).await;
         node.change_one("q", "delete", &messages[3], json!({}))
             .await;
         let entry = |message: &Value, window: u64| {
@@ -149,17 +144,9 @@ async fn each_entry_of_an_extend_or_a_nack_ends_for_itself() {
             assert_eq!(outcome["error"]["code"], "receipt_stale", "{what}");
             assert!(outcome["error"]["detail"].is_string(), "{what}");
         }
-        let received = node.receive(
-            "q",
-            json!({"max_messages": 1000, "visibility_timeout_seconds": 43200}),
-        );
-        assert_eq!(bodies(&received.await), ["m1"], "{what}");
+        assert_eq!(node.bodies("q").await, ["m1"], "{what}");
         database.advance_clock(seconds(1001)).await;
-        let received = node.receive(
-            "q",
-            json!({"max_messages": 1000, "visibility_timeout_seconds": 43200}),
-        );
-        assert_eq!(bodies(&received.await), ["m2", "m5"], "{what}");
+        assert_eq!(node.bodies("q").await, ["m2", "m5"], "{what}");
         database.advance_clock(seconds(4000)).await;
         assert_eq!(node.bodies("q").await, ["m0", "m4"], "{what}");
     }
@@ -167,11 +154,8 @@ async fn each_entry_of_an_extend_or_a_nack_ends_for_itself() {
 
 #[tokio::test]
 async fn only_the_newest_delivery_within_its_time_changes_a_window() {
-    let (node, database) = Node::alone().await;
-    node.put("q", json!({"visibility_timeout_seconds": 1000}))
-        .await;
-    node.send("q", json!([{"body": "a"}])).await;
-    let first = node.receive("q", json!({})).await.remove(0);
+    let (node, database, mut messages) = held(["a".to_owned()]).await;
+    let first = messages.remove(0);
     database.advance_clock(seconds(1001)).await;
     let extend = json!({"visibility_timeout_seconds": 5000});
     for (what, entry) in [("extend", &extend), ("nack", &json!({}))] {
@@ -183,24 +167,17 @@ async fn only_the_newest_delivery_within_its_time_changes_a_window() {
     }
     let second = node.receive("q", json!({})).await.remove(0);
     assert_ne!(first["receipt_handle"], second["receipt_handle"]);
-    for (what, entry) in [("extend", &extend), ("nack", &json!({}))] {
-        let entries = json!([
-            with_receipt(&first, entry.clone()),
-            with_receipt(&second, json!({"visibility_timeout_seconds": 2000})),
-        ]);
-        let entries = match what {
-            "extend" => entries,
-            _ => json!([with_receipt(&first, entry.clone())]),
-        };
-        let answer = node.change("q", what, entries).await;
-        if what == "extend" {
-            let outcomes = list(answer.expect(200));
-            assert_eq!(outcomes[0]["error"]["code"], "receipt_stale");
-            assert!(outcomes[1]["visible_at"].is_string());
-        } else {
-            answer.expect_problem(409, "receipt_stale");
-        }
-    }
+    let longer = json!({"visibility_timeout_seconds": 2000});
+    let entries = json!([
+        with_receipt(&first, extend.clone()),
+        with_receipt(&second, longer),
+    ]);
+    let outcomes = list(node.change("q", "extend", entries).await.expect(200));
+    assert_eq!(outcomes[0]["error"]["code"], "receipt_stale");
+    assert!(outcomes[1]["visible_at"].is_string());
+    let entries = json!([with_receipt(&first, json!({}))]);
+    let given_up = node.change("q", "nack", entries).await;
+    given_up.expect_problem(409, "receipt_stale");
     database.advance_clock(seconds(1500)).await;
     assert_eq!(
         node.bodies("q").await,
@@ -215,11 +192,8 @@ async fn only_the_newest_delivery_within_its_time_changes_a_window() {
 
 #[tokio::test]
 async fn one_forged_receipt_spoils_an_extend_and_a_nack() {
-    let (node, database) = Node::alone().await;
-    node.put("q", json!({"visibility_timeout_seconds": 1000}))
-        .await;
-    node.send("q", json!([{"body": "a"}])).await;
-    let message = node.receive("q", json!({})).await.remove(0);
+    let (node, database, mut messages) = held(["a".to_owned()]).await;
+    let message = messages.remove(0);
     let forged = json!({"receipt_handle": "forged"});
     for (what, entry) in [
         ("extend", json!({"visibility_timeout_seconds": 0})),
@@ -286,15 +260,7 @@ async fn a_delay_of_a_nack_may_be_longer_than_any_window() {
 
 #[tokio::test]
 async fn messages_that_were_received_together_are_deleted_one_by_one() {
-    let (node, database) = Node::alone().await;
-    node.put("q", json!({"visibility_timeout_seconds": 1000}))
-        .await;
-    let sent: Vec<_> = (0..20)
-        .map(|n| json!({"body": format!("m{n:02}")}))
-        .collect();
-    node.send("q", json!(sent)).await;
-    let mut messages = node.receive("q", all()).await;
-    messages.sort_by_key(|message| text(&message["body"]));
+    let (node, database, messages) = held((0..20).map(|n| format!("m{n:02}"))).await;
     // One is extended first, so that it has a lease of its own.
     node.change_one(
         "q",
@@ -322,12 +288,7 @@ async fn messages_that_were_received_together_are_deleted_one_by_one() {
 
 #[tokio::test]
 async fn a_message_may_be_named_twice_in_one_request() {
-    let (node, database) = Node::alone().await;
-    node.put("q", json!({"visibility_timeout_seconds": 1000}))
-        .await;
-    node.send("q", json!([{"body": "a"}, {"body": "b"}])).await;
-    let mut messages = node.receive("q", all()).await;
-    messages.sort_by_key(|message| text(&message["body"]));
+    let (node, database, messages) = held(["a", "b"].map(str::to_owned)).await;
     let extend = |message: &Value, window: u64| {
         with_receipt(message, json!({"visibility_timeout_seconds": window}))
     };
@@ -357,15 +318,7 @@ async fn a_message_may_be_named_twice_in_one_request() {
 
 #[tokio::test]
 async fn a_thousand_windows_are_changed_one_by_one_in_any_order() {
-    let (node, database) = Node::alone().await;
-    node.put("q", json!({"visibility_timeout_seconds": 1000}))
-        .await;
-    let sent: Value = (0..1000)
-        .map(|n| json!({"body": format!("m{n:03}")}))
-        .collect();
-    node.send("q", sent).await;
-    let mut messages = node.receive("q", all()).await;
-    messages.sort_by_key(|message| text(&message["body"]));
+    let (node, database, messages) = held((0..1000).map(|n| format!("m{n:03}"))).await;
     // Hops through all of them, so that no two of one lease follow each other.
     let order: Vec<_> = (0..1000).map(|n| n * 387 % 1000).collect();
     let entries: Value = order
@@ -394,13 +347,7 @@ async fn a_thousand_windows_are_changed_one_by_one_in_any_order() {
 #[tokio::test]
 async fn parts_of_a_lease_that_end_together_are_received_together() {
     for parts in ["by receives of other sizes", "by an extend"] {
-        let (node, database) = Node::alone().await;
-        node.put("q", json!({"visibility_timeout_seconds": 1000}))
-            .await;
-        let sent: Vec<_> = (0..4).map(|n| json!({"body": format!("m{n}")})).collect();
-        node.send("q", json!(sent)).await;
-        let mut messages = node.receive("q", all()).await;
-        messages.sort_by_key(|message| text(&message["body"]));
+        let (node, database, messages) = held((0..4).map(|n| format!("m{n}"))).await;
         if parts == "by an extend" {
             let entry = json!({"visibility_timeout_seconds": 500});
             node.change_one("q", "extend", &messages[0], entry).await;
