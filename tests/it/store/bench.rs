@@ -22,6 +22,13 @@ pub(super) const SALT: u32 = 7;
 pub(super) const RUNS: [i32; 2] = [62, 1];
 /// The most that a lease covers.
 pub(super) const RUN: i32 = 62;
+/// The end of a lane that nobody has written to.
+pub(super) const NEW_TAIL: Tail = Tail {
+    next: 0,
+    last_chunk: -61,
+    bytes_total: 0,
+    live_total: 0,
+};
 
 /// A queue of its own in a database of its own, and a session to it.
 pub(super) struct Bench {

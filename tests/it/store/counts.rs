@@ -12,7 +12,7 @@ use towpath::domain::peek::MessageState;
 use towpath::domain::queue::Counts;
 use towpath::store::{Acked, NewChunk, Peek, Tail};
 
-use super::bench::{Bench, Held, RUNS, WINDOW, append_lane, chunk};
+use super::bench::{Bench, Held, NEW_TAIL, RUNS, WINDOW, append_lane, chunk};
 use crate::support::node;
 
 /// A message that is there.
@@ -33,13 +33,7 @@ struct Scene {
 
 impl Scene {
     async fn send(&mut self, lane: LaneId, delay: Duration) {
-        let known = self.tails.get(&lane).copied();
-        let tail = known.unwrap_or(Tail {
-            next: 0,
-            last_chunk: -61,
-            bytes_total: 0,
-            live_total: 0,
-        });
+        let tail = self.tails.get(&lane).copied().unwrap_or(NEW_TAIL);
         let chunks: Vec<_> = (0..self.dice.random_range(1..4))
             .map(|_| NewChunk {
                 delay,

@@ -6,7 +6,7 @@ use towpath::domain::lane::SubscriptionId;
 use towpath::domain::queue::{QueueName, QueueSettings, Tenant};
 use towpath::store::{Acked, Appended, Failure, LeaseKey, LeaseRow, Reach, Tail};
 
-use super::bench::{Bench, Held, RUN, RUNS, SALT, WINDOW, ack, append, seqs, try_append};
+use super::bench::{Bench, Held, NEW_TAIL, RUN, RUNS, SALT, WINDOW, ack, append, seqs, try_append};
 use crate::support::database::Database;
 use crate::support::node;
 
@@ -266,13 +266,7 @@ async fn an_answer_is_given_only_after_the_commit() {
         .await;
     let lane = bench.lane(0);
     append(&mut bench.session, lane, Tail::UNKNOWN, &[1]).await;
-    let zero = Tail {
-        next: 0,
-        last_chunk: -61,
-        bytes_total: 0,
-        live_total: 0,
-    };
-    let refused = try_append(&mut bench.session, lane, zero, &[1])
+    let refused = try_append(&mut bench.session, lane, NEW_TAIL, &[1])
         .await
         .unwrap_err();
     assert!(matches!(refused, Failure::Rejected(_)), "{refused:?}");

@@ -11,7 +11,8 @@ use towpath::store::{
 };
 
 use super::bench::{
-    Bench, RUN, SALT, WINDOW, ack, append, append_lane, chunk, held, new_queue, seqs, try_append,
+    Bench, NEW_TAIL, RUN, SALT, WINDOW, ack, append, append_lane, chunk, held, new_queue, seqs,
+    try_append,
 };
 
 #[tokio::test]
@@ -74,13 +75,7 @@ async fn a_queue_with_very_many_lanes_does_not_hide_its_neighbour() {
         .await;
     let lane = LaneId::new(neighbour, Class::READY, Writer(0));
     append(&mut bench.session, lane, Tail::UNKNOWN, &[]).await;
-    let zero = Tail {
-        next: 0,
-        last_chunk: -61,
-        bytes_total: 0,
-        live_total: 0,
-    };
-    append(&mut bench.session, lane, zero, &[1]).await;
+    append(&mut bench.session, lane, NEW_TAIL, &[1]).await;
 
     let mut batch = batch(vec![bench.queue, neighbour]);
     let claims = bench
@@ -153,10 +148,7 @@ async fn a_claim_that_waits_gets_what_a_busy_lane_holds() {
     let mut session = bench.another_session();
     let claim = TaskTracker::new()
         .spawn(async move { session.claim(SubscriptionId::QUEUE, &waiting).await });
-    let blocked = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
-    while bench.database.value::<i64>(blocked).await == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    bench.database.wait_for_blocked(1).await;
     rival.execute(key("unlock")).await.unwrap();
     let claims: Claims = claim.await.unwrap().unwrap();
     assert_eq!((claims.leases.len(), claims.reports[0].busy_lanes), (1, 0));
@@ -174,15 +166,7 @@ async fn a_tail_that_the_database_has_lost_is_not_believed() {
         ..tail
     };
     let appended = append(&mut bench.session, lane, ahead, &[1]).await;
-    assert_eq!(
-        appended,
-        Appended::Stale(Tail {
-            next: 0,
-            last_chunk: -61,
-            bytes_total: 0,
-            live_total: 0
-        })
-    );
+    assert_eq!(appended, Appended::Stale(NEW_TAIL));
     let appended = append(&mut bench.session, lane, Tail::UNKNOWN, &[1]).await;
     assert!(
         matches!(appended, Appended::Stale(found) if found == tail),
