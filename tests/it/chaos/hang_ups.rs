@@ -15,7 +15,6 @@ use super::history::{Send, Violation, check};
 use super::load::{self, LONG, Notes, Progress, QUEUE, Run};
 use crate::support::client::{Client, Message};
 use crate::support::database::Database;
-use crate::support::eventually;
 use crate::support::server::Cluster;
 
 /// Its messages are claimed for those who hang up.
@@ -201,15 +200,7 @@ async fn clients_that_hang_up_spoil_nothing_for_others() {
     let (database, run) = (cluster.database(), Run::new());
     let sends = send_through(storm, &client, &database, &run).await;
 
-    eventually(
-        "no session is busy, or left inside a transaction",
-        async || {
-            let busy = "select count(*) from pg_stat_activity
-            where application_name = 'towpath' and state <> 'idle'";
-            (database.value::<i64>(busy).await == 0).then_some(())
-        },
-    )
-    .await;
+    load::sessions_rest(&database).await;
     let mut calm = JoinSet::new();
     for number in 0..20 {
         calm.spawn(ask_for_everything(

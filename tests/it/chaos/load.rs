@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use time::OffsetDateTime;
+use tokio::task::JoinSet;
 use towpath::clock::Clock;
 
 use super::history::{Delete, Delivery, History, Mark, Outcome, Send};
@@ -222,6 +223,64 @@ pub(super) async fn consume(
         }
     }
     notes
+}
+
+/// Those who send and those who receive, at work.
+pub(super) struct Users {
+    senders: JoinSet<Vec<Send>>,
+    consumers: JoinSet<Notes>,
+}
+
+/// What they saw.
+pub(super) struct Seen {
+    pub(super) sends: Vec<Vec<Send>>,
+    pub(super) notes: Notes,
+}
+
+impl Users {
+    /// Three of each, on connections of their own.
+    pub(super) fn start(client: &Client, run: &Run, window: Duration, progress: &Progress) -> Self {
+        let (mut senders, mut consumers) = (JoinSet::new(), JoinSet::new());
+        for sender in 0..3 {
+            let (run, progress) = (run.clone(), progress.clone());
+            let sending = send(client.another(), run.clone(), sender, 2, progress.clone());
+            senders.spawn(sending);
+            consumers.spawn(consume(client.another(), run, window, progress));
+        }
+        Self { senders, consumers }
+    }
+
+    /// Waits for all of them, who end when the goal is reached.
+    pub(super) async fn end(self) -> Seen {
+        Seen {
+            sends: self.senders.join_all().await,
+            notes: Notes::of(self.consumers.join_all().await),
+        }
+    }
+}
+
+impl Seen {
+    /// That nobody was refused anything, or left without an answer.
+    pub(super) fn assert_unhurt(&self) {
+        let mut sends = self.sends.iter().flatten();
+        assert!(sends.all(|send| send.outcome == Outcome::Ok));
+        let mut deletes = self.notes.deletes.iter();
+        assert!(deletes.all(|delete| delete.outcome == Outcome::Ok));
+        assert_eq!(self.notes.failed_receives, 0);
+    }
+}
+
+/// Waits until all that was begun has ended, also what nobody waits for.
+pub(super) async fn sessions_rest(database: &Database) {
+    eventually(
+        "no session is busy, or left inside a transaction",
+        async || {
+            let busy = "select count(*) from pg_stat_activity
+            where application_name = 'towpath' and state <> 'idle'";
+            (database.value::<i64>(busy).await == 0).then_some(())
+        },
+    )
+    .await;
 }
 
 /// Waits until nobody holds a message any more.

@@ -14,8 +14,8 @@ use rand::RngExt as _;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::history::{Outcome, Send, Violation, check};
-use super::load::{self, LONG, Notes, Progress, QUEUE, Run};
+use super::history::{Violation, check};
+use super::load::{self, LONG, Progress, QUEUE, Run, Seen, Users};
 use crate::support::client::Client;
 use crate::support::server::Cluster;
 use crate::support::{eventually, temp_dir};
@@ -133,28 +133,16 @@ async fn poll(client: Client, progress: Progress) -> usize {
     answered
 }
 
-/// What those saw who used the nodes meanwhile.
-struct Seen {
-    sends: Vec<Vec<Send>>,
-    notes: Notes,
-    polls: usize,
-}
-
-/// Replaces each node, one after the other, twice, under load.
+/// Replaces each node, one after the other, twice, under load: what was seen meanwhile, and how many
+/// polls were answered.
 async fn replace_all(
     cluster: &mut Cluster,
     haproxy: &mut Haproxy,
     client: &Client,
     run: &Run,
-) -> Seen {
+) -> (Seen, usize) {
     let progress = Progress::endless();
-    let (mut senders, mut consumers) = (JoinSet::new(), JoinSet::new());
-    for sender in 0..3 {
-        let (run, progress) = (run.clone(), progress.clone());
-        let sending = load::send(client.another(), run.clone(), sender, 2, progress.clone());
-        senders.spawn(sending);
-        consumers.spawn(load::consume(client.another(), run, WINDOW, progress));
-    }
+    let users = Users::start(client, run, WINDOW, &progress);
     let mut polls = JoinSet::new();
     for _poll in 0..POLLS {
         polls.spawn(poll(client.another(), progress.clone()));
@@ -177,11 +165,7 @@ async fn replace_all(
         }
     };
     let (polls, ()) = tokio::join!(polling, farewells);
-    Seen {
-        sends: senders.join_all().await,
-        notes: Notes::of(consumers.join_all().await),
-        polls: polls.into_iter().sum(),
-    }
+    (users.end().await, polls.into_iter().sum())
 }
 
 #[tokio::test]
@@ -199,17 +183,10 @@ async fn nodes_that_are_replaced_one_by_one_behind_a_load_balancer_fail_no_reque
         client.put_queue(queue).await;
     }
     let run = Run::new();
-    let Seen {
-        sends,
-        notes,
-        polls,
-    } = replace_all(&mut cluster, &mut haproxy, &client, &run).await;
+    let (seen, polls) = replace_all(&mut cluster, &mut haproxy, &client, &run).await;
     assert!(polls > POLLS, "{polls}");
-    let mut sent = sends.iter().flatten();
-    assert!(sent.all(|send| send.outcome == Outcome::Ok));
-    let mut deletes = notes.deletes.iter();
-    assert!(deletes.all(|delete| delete.outcome == Outcome::Ok));
-    assert_eq!(notes.failed_receives, 0);
+    seen.assert_unhurt();
+    let Seen { sends, notes } = seen;
 
     load::windows_have_ended(&cluster.database()).await;
     let drained = load::now();

@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use towpath::clock::Clock;
 
-use super::history::{Outcome, Send, Violation, check};
-use super::load::{self, LONG, Notes, Progress, QUEUE, Run};
+use super::history::{Violation, check};
+use super::load::{self, LONG, Progress, QUEUE, Run, Seen, Users};
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::server::Cluster;
@@ -70,23 +70,11 @@ fn start_long_polls(client: &Client) -> JoinSet<Duration> {
     polls
 }
 
-/// What those saw who used the node to its end.
-struct Seen {
-    sends: Vec<Vec<Send>>,
-    notes: Notes,
-}
-
 /// Stops the first node under load. Whoever leaves it when it turns unready sees no failure, and
 /// whoever cannot leave is answered.
 async fn stop_under_load(cluster: &mut Cluster, client: &Client, run: &Run) -> Seen {
     let progress = Progress::endless();
-    let (mut senders, mut consumers) = (JoinSet::new(), JoinSet::new());
-    for sender in 0..3 {
-        let (run, progress) = (run.clone(), progress.clone());
-        let sending = load::send(client.another(), run.clone(), sender, 2, progress.clone());
-        senders.spawn(sending);
-        consumers.spawn(load::consume(client.another(), run, WINDOW, progress));
-    }
+    let users = Users::start(client, run, WINDOW, &progress);
     let polls = start_long_polls(client);
     let half_sent = HalfSent::begin(cluster, client.token()).await;
     progress.reaches(100).await;
@@ -99,7 +87,7 @@ async fn stop_under_load(cluster: &mut Cluster, client: &Client, run: &Run) -> S
     unready.await.expect_problem(503, "shutting_down");
     client.send(SLOW, &["still open".to_owned()]).await.unwrap();
     progress.end();
-    let (sends, notes) = (senders.join_all().await, consumers.join_all().await);
+    let seen = users.end().await;
 
     let waits = polls.join_all().await;
     let expected = SHUTDOWN_DELAY..Duration::from_secs(15);
@@ -115,8 +103,7 @@ async fn stop_under_load(cluster: &mut Cluster, client: &Client, run: &Run) -> S
     let answer = half_sent.finish().await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(cluster.nodes[0].exit().await.code(), Some(0));
-    let notes = Notes::of(notes);
-    Seen { sends, notes }
+    seen
 }
 
 /// The numbers of the nodes' appenders.
@@ -134,11 +121,9 @@ async fn a_node_that_is_told_to_stop_fails_nobody_and_the_last_one_stops_the_dat
     }
     let run = Run::new();
     let taken = writers(&cluster).await;
-    let Seen { sends, notes } = stop_under_load(&mut cluster, &client, &run).await;
-    assert!(sends.iter().flatten().all(|send| send.message_id.is_some()));
-    let mut deletes = notes.deletes.iter();
-    assert!(deletes.all(|delete| delete.outcome == Outcome::Ok));
-    assert_eq!(notes.failed_receives, 0);
+    let seen = stop_under_load(&mut cluster, &client, &run).await;
+    seen.assert_unhurt();
+    let Seen { sends, notes } = seen;
 
     let left = writers(&cluster).await;
     let others = &taken[taken.len() / 2..];

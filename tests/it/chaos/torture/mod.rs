@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -19,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use towpath::clock::Clock;
 
 use super::history::{History, Outcome, Queue, Violation, check};
-use super::load::{LONG, Run, now};
-use crate::support::eventually;
+use super::load::{LONG, Run, now, sessions_rest};
 use crate::support::server::Cluster;
 use caller::{Bugs, Caller};
 use plan::{NODES, Plan, QUEUES, STEADY};
@@ -40,7 +40,7 @@ struct Torture {
     plan: Plan,
     cluster: Cluster,
     run: Run,
-    backlog: Arc<std::sync::atomic::AtomicI64>,
+    backlog: Arc<AtomicI64>,
     bugs: Bugs,
     history: History,
     faults: usize,
@@ -122,7 +122,7 @@ impl Torture {
     async fn drain(&mut self) {
         let mut player = self.player(u16::MAX, &CancellationToken::new());
         player.caller.be_patient();
-        self.is_quiet().await;
+        sessions_rest(&self.cluster.database()).await;
         let mut before = Vec::new();
         for queue in STEADY {
             before.push((queue, self.counts(queue).await));
@@ -225,7 +225,7 @@ impl Torture {
 
     /// What the database and the nodes say about it.
     async fn assert_healthy(&self) {
-        self.is_quiet().await;
+        sessions_rest(&self.cluster.database()).await;
         for node in 0..NODES {
             assert!(self.cluster.client(node).is_ready().await, "node {node}");
         }
@@ -248,20 +248,6 @@ impl Torture {
             let mut lines = log.lines().filter(|line| line.contains(bad));
             assert_eq!(lines.next(), None);
         }
-    }
-
-    /// Waits until all that was begun has ended, also what nobody waits for.
-    async fn is_quiet(&self) {
-        let database = self.cluster.database();
-        eventually(
-            "no session is busy, or left inside a transaction",
-            async || {
-                let busy = "select count(*) from pg_stat_activity
-                where application_name = 'towpath' and state <> 'idle'";
-                (database.value::<i64>(busy).await == 0).then_some(())
-            },
-        )
-        .await;
     }
 }
 
