@@ -1,7 +1,7 @@
 //! `towpath bench` against a server in memory: it measures, and it notices loss and repetition.
 
 use std::future::ready;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,6 +21,20 @@ pub(super) fn bench(fake: &Fake, arguments: &[&str]) -> Output {
         ("TOWPATH_TOKEN", ADMIN_TOKEN),
     ];
     towpath(&all, &variables)
+}
+
+/// A run that goes on while a test looks.
+pub(super) fn running(fake: &Fake, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_towpath"))
+        .arg("bench")
+        .args(arguments)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .env("TOWPATH_URL", fake.url())
+        .env("TOWPATH_TOKEN", ADMIN_TOKEN)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 pub(super) fn json(output: &Output) -> Value {
@@ -107,16 +121,8 @@ fn nothing_is_called_lost_where_nothing_could_be_received() {
 #[test]
 fn an_interrupted_run_deletes_its_queue() {
     let fake = Fake::start(Fault::None);
-    let mut run = Command::new(env!("CARGO_BIN_EXE_towpath"))
-        .args(["bench", "--connections", "1", "--duration", "200ms"])
-        .args(["--rounds", "50"])
-        .env_clear()
-        .env("HOME", "/nonexistent")
-        .env("TOWPATH_URL", fake.url())
-        .env("TOWPATH_TOKEN", ADMIN_TOKEN)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let long = "--connections 1 --duration 200ms --rounds 50";
+    let mut run = running(&fake, &Vec::from_iter(long.split(' ')));
     let sent = eventually("a message is sent", || {
         assert_eq!(run.try_wait().unwrap(), None, "it ended");
         ready((fake.sent() > 0).then_some(()))

@@ -2,7 +2,7 @@
 //! a transaction per request; always in one run, in turns.
 
 use std::future::ready;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use sqlx::ConnectOptions as _;
 
-use super::bench::{bench, json};
-use super::fake::{ADMIN_TOKEN, Fake, Fault, Visit};
+use super::bench::{bench, json, running};
+use super::fake::{Fake, Fault, Visit};
 use super::{assert_exit, stderr, stdout};
 use crate::support::database::Database;
 use crate::support::eventually;
@@ -237,21 +237,12 @@ async fn the_baseline_is_measured_on_a_schema_of_its_own() {
 #[tokio::test]
 async fn an_interrupted_comparison_leaves_nothing_behind() {
     let (fake, database) = (Fake::start(Fault::None), Database::new().await);
-    let mut run = Command::new(env!("CARGO_BIN_EXE_towpath"))
-        .args([
-            "bench",
-            "--condition",
-            "backlog=100M",
-            "--baseline-database-url",
-            &url(&database),
-        ])
-        .env_clear()
-        .env("HOME", "/nonexistent")
-        .env("TOWPATH_URL", fake.url())
-        .env("TOWPATH_TOKEN", ADMIN_TOKEN)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let url = url(&database);
+    let long = ["--condition", "backlog=100M"];
+    let mut run = running(
+        &fake,
+        &[&long[..], &["--baseline-database-url", &url]].concat(),
+    );
     eventually("a message is sent", async || {
         (fake.sent() > 0).then_some(())
     })
