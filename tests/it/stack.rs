@@ -1,9 +1,13 @@
 //! What stands before every handler, over a router without a socket.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::Request;
+use hyper::body::Frame;
 use serde_json::json;
 
 use crate::support::database::Database;
@@ -39,8 +43,7 @@ async fn a_body_over_the_limit_is_refused_with_and_without_a_length() {
     let answer = ask(&router, with_length).await;
     answer.expect_problem(413, "too_large");
 
-    let without_length =
-        request("POST", "/v1/queues/orders/messages", "{}").map(|_| Body::new(Endless));
+    let without_length = request("POST", "/v1/queues/orders/messages", "{}").map(|_| endless());
     ask(&router, without_length)
         .await
         .expect_problem(413, "too_large");
@@ -74,7 +77,7 @@ async fn a_body_that_does_not_arrive_is_given_up() {
     let mut hasty = http().await;
     hasty.limits.body_timeout = Duration::from_millis(20);
     let router = towpath::http::router(hasty);
-    let stalled = request("POST", "/v1/queues/orders/messages", "{}").map(|_| Body::new(Stalled));
+    let stalled = request("POST", "/v1/queues/orders/messages", "{}").map(|_| stalled());
     ask(&router, stalled)
         .await
         .expect_problem(408, "body_timeout");
@@ -126,7 +129,7 @@ async fn bodies_beyond_the_bytes_that_are_kept_are_turned_away() {
         let chunk = Body::from(body(bytes));
         request("POST", path, "{}").map(|_| Body::new(Unannounced(chunk)))
     };
-    let half_read = request("POST", path, "{}").map(|_| Body::new(Sluggish(600)));
+    let half_read = request("POST", path, "{}").map(|_| sluggish(600));
     let half_read = ask(&router, half_read);
     let others = async {
         for large in [request("POST", path, &body(600)), in_chunks(600)] {
@@ -189,68 +192,57 @@ async fn readiness_ends_with_draining_and_without_a_database() {
     );
 }
 
-/// A body that never comes.
-struct Stalled;
+/// A body without a length, whose parts a function makes.
+struct Parts<F>(F);
 
-impl axum::body::HttpBody for Stalled {
-    type Data = bytes::Bytes;
-    type Error = std::convert::Infallible;
+impl<F: FnMut() -> Poll<Option<Bytes>> + Unpin> HttpBody for Parts<F> {
+    type Data = Bytes;
+    type Error = Infallible;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        std::task::Poll::Pending
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = (self.get_mut().0)();
+        part.map(|part| part.map(|part| Ok(Frame::data(part))))
     }
 }
 
-/// A body without a length that never ends.
-struct Endless;
+fn body_of(parts: impl FnMut() -> Poll<Option<Bytes>> + Unpin + Send + 'static) -> Body {
+    Body::new(Parts(parts))
+}
 
-impl axum::body::HttpBody for Endless {
-    type Data = bytes::Bytes;
-    type Error = std::convert::Infallible;
+/// A body that does not come.
+fn stalled() -> Body {
+    body_of(|| Poll::Pending)
+}
 
-    fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data("[1, 2, 3]".into()))))
-    }
+/// A body that does not end.
+fn endless() -> Body {
+    body_of(|| Poll::Ready(Some("[1, 2, 3]".into())))
+}
+
+/// A body that begins with so many bytes and does not go on.
+fn sluggish(bytes: usize) -> Body {
+    let mut beginning = Some(Bytes::from(" ".repeat(bytes)));
+    body_of(move || {
+        beginning
+            .take()
+            .map_or(Poll::Pending, |part| Poll::Ready(Some(part)))
+    })
 }
 
 /// A body that says nothing of its length.
 struct Unannounced(Body);
 
-impl axum::body::HttpBody for Unannounced {
-    type Data = bytes::Bytes;
+impl HttpBody for Unannounced {
+    type Data = Bytes;
     type Error = axum::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.0).poll_frame(cx)
-    }
-}
-
-/// A body without a length that begins with so many bytes and does not go on.
-struct Sluggish(usize);
-
-impl axum::body::HttpBody for Sluggish {
-    type Data = bytes::Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        match std::mem::take(&mut self.0) {
-            0 => std::task::Poll::Pending,
-            bytes => {
-                let data = " ".repeat(bytes).into();
-                std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(data))))
-            }
-        }
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
     }
 }
