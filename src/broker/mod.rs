@@ -61,11 +61,11 @@ const TURNS: u32 = 4;
 /// What an operator sets on the batchers.
 #[derive(Debug, Clone)]
 pub struct BrokerOptions {
-    /// Most messages in one append.
+    /// Messages after which an append takes no more requests.
     pub append_batch: usize,
     /// Most receivers in one claim.
     pub claim_batch: usize,
-    /// Most messages in one delete.
+    /// Messages after which a delete or an extend takes no more requests.
     pub ack_batch: usize,
     /// Requests that may wait for each batcher; more are refused as overload.
     pub queue_length: usize,

@@ -137,11 +137,11 @@ pub struct Access {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Broker {
-    /// Messages per appending statement.
+    /// Messages after which an appending statement takes no more requests.
     pub append_batch: usize,
     /// Receivers per claiming statement.
     pub claim_batch: usize,
-    /// Receipts per acknowledging statement.
+    /// Receipts after which a deleting or extending statement takes no more requests.
     pub ack_batch: usize,
     /// Requests waiting per batcher.
     pub queue_length: usize,

@@ -2,7 +2,6 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-
 use tokio::task::JoinSet;
 
 use super::{Node, begin_to_wait, counts, end_of_wait, seconds, text, with_receipt};

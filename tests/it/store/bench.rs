@@ -11,9 +11,9 @@ use towpath::store::{
     Commit, Extend, Extensions, Failure, Freed, HeldLease, LeaseKey, LeaseRow, NewChunk, Session,
     SpaceCursor, Tail,
 };
+use uuid::Uuid;
 
 use crate::support::database::{Database, STATEMENT_TIMEOUT};
-use uuid::Uuid;
 
 pub(super) const WINDOW: Duration = Duration::from_secs(30);
 /// Of every number that these tests give out.
