@@ -1,7 +1,5 @@
 //! Queues as rows.
 
-use std::time::Duration;
-
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
