@@ -61,6 +61,7 @@ pub(super) const RECEIVED: &str = "towpath_messages_received_total";
 pub(super) const EMPTY_RECEIVES: &str = "towpath_empty_receives_total";
 pub(super) const DELETED: &str = "towpath_messages_deleted_total";
 pub(super) const DEAD_LETTERED: &str = "towpath_messages_dead_lettered_total";
+pub(super) const REDRIVEN: &str = "towpath_messages_redriven_total";
 pub(super) const WAIT: &str = "towpath_message_wait_seconds";
 pub(super) const WAITERS: &str = "towpath_long_poll_waiters";
 pub(super) const STORE_SECONDS: &str = "towpath_store_seconds";
@@ -168,6 +169,13 @@ pub const FAMILIES: &[Family] = &[
         &[],
         Place::Queues,
         "Messages that left the queue for its dead-letter queue",
+    ),
+    family(
+        REDRIVEN,
+        Kind::Counter,
+        &[],
+        Place::Queues,
+        "Messages that redrives moved out of the queue",
     ),
     family(
         WAIT,

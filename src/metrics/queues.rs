@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::families::{
-    DEAD_LETTERED, DELETED, EMPTY_RECEIVES, MESSAGES, OLDEST_AGE, OMITTED, RECEIVED, SENT,
-    SENT_BYTES,
+    DEAD_LETTERED, DELETED, EMPTY_RECEIVES, MESSAGES, OLDEST_AGE, OMITTED, RECEIVED, REDRIVEN,
+    SENT, SENT_BYTES,
 };
 use super::text::{head, sample};
 use crate::domain::lane::QueueId;
@@ -38,16 +38,19 @@ pub enum Count {
     Deleted,
     /// Messages that went to the dead-letter queue.
     DeadLettered,
+    /// Messages that redrives moved away.
+    Redriven,
 }
 
 impl Count {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Sent,
         Self::SentBytes,
         Self::Received,
         Self::EmptyReceives,
         Self::Deleted,
         Self::DeadLettered,
+        Self::Redriven,
     ];
 
     pub(super) const fn family(self) -> &'static str {
@@ -58,6 +61,7 @@ impl Count {
             Self::EmptyReceives => EMPTY_RECEIVES,
             Self::Deleted => DELETED,
             Self::DeadLettered => DEAD_LETTERED,
+            Self::Redriven => REDRIVEN,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::domain::Error;
 use crate::domain::lane::SubscriptionId;
 use crate::domain::queue::Queue;
 use crate::domain::redrive::{Candidate, RedriveState, RedriveTask};
+use crate::metrics::Count;
 use crate::store::{Failure, LeaseRow, Progress};
 
 /// How often a node says how far it is, and hears whether it is to go on.
@@ -209,12 +210,17 @@ impl Moving {
             }
         };
         let parts = self.take_over(plan).await?;
-        self.move_parts(parts, stop).await
+        self.move_parts(source, parts, stop).await
     }
 
     /// Everything visible was looked at. What others hold on behalf of a redrive comes back first.
     async fn nothing_left(&mut self) -> Result<Round, Break> {
         self.report().await?;
+        let source = self.source().await.map_err(Break::End)?;
+        if source.settings.receiving_paused {
+            // It only looks empty.
+            return Ok(Round::Nothing);
+        }
         let store = &self.redrives.store;
         if store.is_redrive_settled(self.task.id, TERMS).await? {
             return Err(Break::End(End::Completed));
@@ -278,6 +284,7 @@ impl Moving {
     /// Moves parts at the pace that is asked for. When the redrive ends meanwhile, the rest is given back.
     async fn move_parts(
         &mut self,
+        source: &Queue,
         parts: Vec<Part>,
         stop: &CancellationToken,
     ) -> Result<Round, Break> {
@@ -304,14 +311,14 @@ impl Moving {
                 self.let_go(batch.iter().map(Part::row).collect()).await;
                 return Err(end);
             }
-            if self.move_batch(batch).await? == Round::NotNow {
+            if self.move_batch(source, batch).await? == Round::NotNow {
                 round = Round::NotNow;
             }
         }
         Ok(round)
     }
 
-    async fn move_batch(&mut self, batch: Vec<Part>) -> Result<Round, Break> {
+    async fn move_batch(&mut self, source: &Queue, batch: Vec<Part>) -> Result<Round, Break> {
         let redriven: Vec<Redriven<'_>> = batch
             .iter()
             .filter_map(|part| {
@@ -324,12 +331,18 @@ impl Moving {
             .collect();
         let moved = self.redrives.broker.redrive(&redriven).await;
         let mut stayed = Vec::new();
+        let mut went = 0;
         for (part, moved) in batch.iter().zip(moved) {
             match moved {
-                Ok(()) => self.progress.moved += part.count(),
+                Ok(()) => {
+                    self.progress.moved += part.count();
+                    went += part.len();
+                }
                 Err(error) => stayed.push((part, error)),
             }
         }
+        let metrics = self.redrives.broker.metrics();
+        metrics.count(source, &[(Count::Redriven, went)]);
         if stayed.is_empty() {
             return Ok(Round::More);
         }

@@ -188,7 +188,7 @@ async fn no_route_opens_without_good_credentials_or_reads_a_body_before() {
     let (public, closed) = operations();
     assert_eq!(
         (public.len(), closed.len()),
-        (3, 18),
+        (3, 23),
         "look at the table below"
     );
     let good = bearer(&signed(&good_header(), &good_claims(), &SIGNING_KEY));
@@ -197,7 +197,7 @@ async fn no_route_opens_without_good_credentials_or_reads_a_body_before() {
         .expect(201);
     let others = [
         ("GET", "/v1/nothing"),
-        ("PATCH", "/v1/queues/orders"),
+        ("PATCH", "/v1/queues"),
         ("POST", "/healthz/x"),
         ("OPTIONS", "/v1/queues"),
     ];

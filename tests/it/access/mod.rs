@@ -73,6 +73,7 @@ const RIGHTS: &[(Right, &str, &str, &str, u16)] = &[
     (Right::ReadMetadata, "GET", "/v1/queues", "", 200),
     (Right::ReadMetadata, "GET", "/v1/queues/orders", "", 200),
     (Right::Configure, "PUT", "/v1/queues/orders", "", 200),
+    (Right::Configure, "PATCH", "/v1/queues/orders", "{}", 200),
     (
         Right::Send,
         "POST",

@@ -38,8 +38,8 @@ async fn queues_become_what_a_file_says_and_stay_so() {
     );
 
     let changed = FILE
-        .replace("60", "90")
-        .replace("  retention_seconds: 1209600\n", "");
+        .replace("  retention_seconds: 1209600\n", "")
+        .replace("60", "90");
     std::fs::write(served.home.path().join("queues.yaml"), changed).unwrap();
     insta::assert_snapshot!(served.text(&apply).await, @r"
     ~ dead

@@ -65,6 +65,35 @@ async fn one_that_is_cancelled_stops_and_gives_back_what_it_has_not_moved() {
 }
 
 #[tokio::test]
+async fn a_queue_whose_receiving_is_paused_is_redriven_when_that_ends() {
+    let (node, database) = alone().await;
+    node.put("dead", json!({})).await;
+    put_source(&node, "a").await;
+    kill(&node, "a", numbered(0..5), "why").await;
+    has_visible(&database, "dead", 5).await;
+    node.put("dead", json!({"receiving_paused": true})).await;
+    let started = start(&node, "dead", json!({})).await;
+    for _look in 0..2 {
+        let before = at(&look(&node, &started).await["updated_at"]);
+        eventually("it looks", async || {
+            (at(&look(&node, &started).await["updated_at"]) > before).then_some(())
+        })
+        .await;
+    }
+    let waiting = look(&node, &started).await;
+    assert_eq!(
+        [&waiting["state"], &waiting["moved"]],
+        [&json!("running"), &json!(0)]
+    );
+    node.put("dead", json!({})).await;
+    let ended = end(&node, &started).await;
+    assert_eq!(
+        [&ended["state"], &ended["moved"]],
+        [&json!("completed"), &json!(5)]
+    );
+}
+
+#[tokio::test]
 async fn when_its_node_stops_another_one_goes_on_at_once() {
     let database = Database::new().await;
     let (first, until) = redriving(&database).await;
