@@ -60,7 +60,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "http::ops",
             "http::request_id",
             "http::scrapes",
-            "http::to_its_end",
         ],
     ),
     (
@@ -85,10 +84,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "http::rest::problem",
         ],
     ),
-    (
-        "service",
-        &["auth", "broker", "clock", "domain", "metrics", "store"],
-    ),
+    ("service", &["broker", "domain", "metrics", "store"]),
     ("broker", &["clock", "domain", "metrics", "store"]),
     (
         "maintenance",
