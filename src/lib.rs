@@ -10,7 +10,7 @@
 //! | [`app`] | the composition root: builds a node, runs it, ends it | everything below |
 //! | [`http`] | the accept loop, the one stack of checks, the REST handlers | [`service`], [`auth`] |
 //! | [`service`] | a function per operation: look up, check, one call further down | [`broker`], [`store`] |
-//! | [`broker`] | the hot path: three batchers turn many requests into few statements | [`store`] |
+//! | [`broker`] | the hot path: batchers turn many requests into few statements | [`store`] |
 //! | [`maintenance`] | background tasks that one node at a time is elected for | [`store`] |
 //! | [`store`] | the only speaker of SQL; its functions in the database are in `migrations/` | |
 //! | [`auth`] | who asks, from where, and may they: tokens, rights, addresses | |

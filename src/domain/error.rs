@@ -16,7 +16,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Where: a JSON pointer into the body (`/messages/0/body`; empty for all of it) or the name of a
-    /// parameter. Without its middle beyond [`Violation::TOLD`] characters.
+    /// parameter or a header. Without its middle beyond [`Violation::TOLD`] characters.
     pub field: String,
     /// The value that was sent, shortened to [`Violation::SHOWN`] characters; empty where showing
     /// it would leak a secret.

@@ -129,9 +129,9 @@ pub struct Position {
 }
 
 impl Position {
-    /// Numbers are below this: 41 bits of a message id.
+    /// The greatest number: a message id has 41 bits for it.
     pub const MAX_SEQ: i64 = (1 << 41) - 1;
-    /// Salts are below this: 24 bits of a message id.
+    /// The bits of a salt: a message id has 24 for it.
     pub const SALT_MASK: u32 = (1 << 24) - 1;
 }
 

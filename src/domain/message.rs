@@ -252,7 +252,7 @@ pub struct Death {
     pub queue: String,
     /// Why.
     pub cause: DeathCause,
-    /// What the last receiver said when it gave up, if anything.
+    /// What a receiver said last when it gave up, if one did.
     pub text: Option<String>,
     /// When, on the clock of the node that moved it.
     pub at: OffsetDateTime,

@@ -68,7 +68,8 @@ impl Service {
     /// Hands out messages. An empty answer means that there was nothing to receive all the while.
     ///
     /// # Errors
-    /// [`Error::QueueNotFound`], [`Error::Overloaded`], [`Error::Unavailable`].
+    /// [`Error::QueueNotFound`], [`Error::Overloaded`], [`Error::Unavailable`],
+    /// [`Error::UnknownOutcome`].
     pub async fn receive_messages(
         &self,
         tenant: &Tenant,

@@ -104,7 +104,7 @@ pub enum Reach {
     Whole,
     /// A limit of the call ended it: there may be more.
     More,
-    /// Not every lane was looked at: other queues had used up the call's locks.
+    /// Not every lane was looked at: the call's locks or bytes were used up.
     Cut,
     /// The queue was deleted.
     Gone,

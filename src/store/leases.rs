@@ -145,7 +145,7 @@ pub struct Moving {
     pub receive_count: i32,
     /// When first.
     pub first_received_at: Option<OffsetDateTime>,
-    /// What the last receiver said.
+    /// What a receiver said last.
     pub reason: Option<String>,
     /// The number of the chunk's first message.
     pub chunk: i64,

@@ -15,7 +15,7 @@ use crate::support::database::Database;
 use crate::support::node;
 
 const WINDOW: Duration = Duration::from_secs(30);
-/// Far below the safety probe of the brokers here, which is a minute.
+/// Far below the safety probe of the brokers here, which is ten minutes.
 const SOON: Duration = Duration::from_secs(15);
 
 async fn queue(database: &Database, name: &str) -> Arc<Queue> {

@@ -14,8 +14,8 @@ const FRAME: &str = "# Errors
 Every error over REST is a problem (RFC 9457) of media type `application/problem+json`, with the
 members `type` (`urn:towpath:error:` and the code), `title`, `status`, `detail`, `code`,
 `request_id` and `retryable`. `errors` lists the fields that break rules: `pointer` for a place in
-the body or `parameter` for a part of the address, `value`, and `detail`. Problems with a status of
-500 and above have `outcome`: `none` when nothing was done, `unknown` when the change may have
+the body or `parameter` for a part of the address or a header, `value`, and `detail`. Problems with a
+status of 500 and above have `outcome`: `none` when nothing was done, `unknown` when the change may have
 happened. Retryable ones come with `Retry-After`. A code never changes its meaning; new ones may be
 added.
 

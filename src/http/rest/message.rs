@@ -153,7 +153,7 @@ pub(super) struct Death {
     /// Why.
     #[schema(value_type = DeathReason)]
     reason: &'static str,
-    /// What the last receiver said when it gave up.
+    /// The reason of the last nack that gave one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     text: Option<String>,

@@ -23,7 +23,7 @@ use crate::http::ops;
 /// Where the document is served, to everyone.
 pub(in crate::http) const PATH: &str = "/v1/openapi.json";
 
-/// The operations whose handlers take `Option<Json<_>>`. To declare that to utoipa makes the schema
+/// The operations whose handlers take `Option<Input<_>>`. To declare that to utoipa makes the schema
 /// nullable, which is another thing.
 const BODY_MAY_BE_EMPTY: [&str; 2] = ["putQueue", "receiveMessages"];
 

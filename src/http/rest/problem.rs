@@ -57,7 +57,7 @@ struct FieldError {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "/messages/0/body")]
     pointer: Option<String>,
-    /// For a part of the path or the query: its name.
+    /// For a part of the path, a parameter of the query or a header: its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     parameter: Option<String>,
