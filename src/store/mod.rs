@@ -83,7 +83,6 @@ pub const STATEMENTS: &[&str] = &[
     queues::REPLACE,
     queues::GET,
     queues::LIST,
-    queues::SOURCES,
     queues::DELETE,
     queues::PURGE,
     queues::COUNTS,

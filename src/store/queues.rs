@@ -125,16 +125,10 @@ pub(super) const LIST: &str = concat!(
     limit $4"
 );
 
-/// The living queues whose dead letters go to a queue.
-pub(super) const SOURCES: &str = "
-    select s.name
-    from towpath.queue q
-    join towpath.queue s on s.dead_letter_queue_id = q.queue_id and s.deleted_at is null
-    where q.tenant = $1 and q.name = $2 and q.deleted_at is null
-    order by s.name
-    limit $3";
-
-/// With $4 and $5 only that queue of that version. The note in `wake` has the queue's lanes looked at, so that their space comes back.
+/// The queue that was deleted, if one was, and the living queues whose dead letters go to it: in one
+/// statement, or one that is in use could look like one that is not there. With $3 those do not count,
+/// with $4 and $5 it is only that queue of that version. The note in `wake` has the queue's lanes looked at, so that their space comes
+/// back.
 pub(super) const DELETE: &str = "
     with gone as (
         update towpath.queue q set deleted_at = towpath.clock()
@@ -143,7 +137,6 @@ pub(super) const DELETE: &str = "
             and ($3 or not exists (
                 select 1 from towpath.queue s
                 where s.dead_letter_queue_id = q.queue_id and s.deleted_at is null
-                    and s.queue_id <> q.queue_id
             ))
         returning q.queue_id
     ),
@@ -156,7 +149,16 @@ pub(super) const DELETE: &str = "
         insert into towpath.wake (lane_ids)
         select ids from lanes where ids is not null
     )
-    select queue_id from gone";
+    select (select g.queue_id from gone g) as queue_id,
+        array(
+            select s.name
+            from towpath.queue q
+            join towpath.queue s on s.dead_letter_queue_id = q.queue_id and s.deleted_at is null
+            where not $3 and q.tenant = $1 and q.name = $2 and q.deleted_at is null
+                and ($4::int is null or (q.queue_id = $4 and q.version = $5))
+            order by s.name
+            limit $6
+        ) as sources";
 
 pub(super) const PURGE: &str = "select towpath.floor_2($1, $2)";
 
@@ -314,19 +316,18 @@ impl Store {
             .bind(name.as_str().to_owned())
             .bind(force)
             .bind(only.map(|queue| queue.id.get()))
-            .bind(only.map(|queue| queue.version));
-        if let Some(row) = self.write(delete).await?.first() {
+            .bind(only.map(|queue| queue.version))
+            .bind(SHOWN_SOURCES);
+        let rows = self.write(delete).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        if row.try_get::<Option<i32>, _>("queue_id")?.is_some() {
             return Ok(DeleteOutcome::Deleted(queue_id(row)?));
         }
-        let sources = query(SOURCES)
-            .bind(tenant.0.clone())
-            .bind(name.as_str().to_owned())
-            .bind(SHOWN_SOURCES);
-        let rows = self.read(sources).await?;
-        let sources: Result<Vec<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-        Ok(match sources? {
-            none if none.is_empty() => DeleteOutcome::NotFound,
-            sources => DeleteOutcome::InUse(sources),
+        let sources: Vec<String> = row.try_get("sources")?;
+        Ok(if sources.is_empty() {
+            DeleteOutcome::NotFound
+        } else {
+            DeleteOutcome::InUse(sources)
         })
     }
 
