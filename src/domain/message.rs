@@ -46,10 +46,7 @@ impl Body {
     /// [`Error::Invalid`] for an empty text or one with U+0000 (SQS refuses both),
     /// [`Error::TooLarge`] for one over the limit.
     pub fn text(field: impl fmt::Display, text: String) -> Result<Self> {
-        if text.contains('\0') {
-            let rule = "a text body has no U+0000";
-            return Err(Error::invalid(field.to_string(), text, rule));
-        }
+        check_text(&field, &text, "a text body", limits::MAX_BODY_BYTES)?;
         Self::sized(field, BodyKind::Text, text.into())
     }
 
@@ -149,6 +146,32 @@ impl From<Body> for Content {
             trace: None,
         }
     }
+}
+
+/// Checks what a caller, who gives a message up, says in `field`: up to [`limits::MAX_REASON`] bytes.
+///
+/// # Errors
+/// As [`Body::text`], but it may be empty.
+pub fn check_reason(field: impl fmt::Display, text: &str) -> Result<()> {
+    check_text(&field, text, "a reason", limits::MAX_REASON)
+}
+
+fn check_text(field: &impl fmt::Display, text: &str, what: &str, limit_bytes: usize) -> Result<()> {
+    let field = || field.to_string();
+    if text.len() > limit_bytes {
+        return Err(Error::TooLarge {
+            field: field(),
+            limit_bytes,
+        });
+    }
+    if text.contains('\0') {
+        return Err(Error::invalid(
+            field(),
+            text,
+            format!("{what} has no U+0000"),
+        ));
+    }
+    Ok(())
 }
 
 /// A message to be sent.

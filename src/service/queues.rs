@@ -26,8 +26,8 @@ impl Service {
     /// Creates a queue, or replaces the settings of the one that has the name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the dead-letter queue is not there, or is the queue itself;
-    /// [`Error::PreconditionFailed`], [`Error::Overloaded`], [`Error::Unavailable`],
+    /// [`Error::Invalid`] when the delay is not shorter than the queue keeps messages, or the
+    /// dead-letter queue is not there or is the queue itself; [`Error::PreconditionFailed`], [`Error::Overloaded`], [`Error::Unavailable`],
     /// [`Error::UnknownOutcome`].
     pub async fn put_queue(
         &self,
@@ -36,6 +36,7 @@ impl Service {
         settings: QueueSettings,
         precondition: &Precondition,
     ) -> Result<(Queue, PutOutcome)> {
+        check(&settings)?;
         let put = match precondition {
             Precondition::None | Precondition::Absent => {
                 self.create_or_replace(tenant, &name, &settings, precondition)
@@ -196,6 +197,7 @@ impl Service {
                 settings,
                 keeps_dead_letter_queue,
             } = new(&found)?;
+            check(&settings)?;
             let dead_letters_to = match keeps_dead_letter_queue {
                 true => None,
                 false => self.dead_letters_to(tenant, name, &settings).await?,
@@ -299,4 +301,14 @@ fn not_found(name: &QueueName) -> Error {
     Error::QueueNotFound {
         name: name.as_str().to_owned(),
     }
+}
+
+/// What holds for several settings together.
+fn check(settings: &QueueSettings) -> Result<()> {
+    if settings.delay < settings.retention {
+        return Ok(());
+    }
+    let rule = "less than retention_seconds, or no message would ever be received";
+    let delay = settings.delay.as_secs().to_string();
+    Err(Error::invalid("/delay_seconds", delay, rule))
 }

@@ -126,9 +126,9 @@ pub(super) const LIST: &str = concat!(
 );
 
 /// The queue that was deleted, if one was, and the living queues whose dead letters go to it: in one
-/// statement, or one that is in use could look like one that is not there. With $3 those do not count,
-/// with $4 and $5 it is only that queue of that version. The note in `wake` has the queue's lanes looked at, so that their space comes
-/// back.
+/// statement, or one that is in use could look like one that is not there. With $3 those do not count;
+/// with $4 and $5 it is only that queue of that version. The note in `wake` has the queue's lanes
+/// looked at, so that their space comes back.
 pub(super) const DELETE: &str = "
     with gone as (
         update towpath.queue q set deleted_at = towpath.clock()

@@ -132,14 +132,15 @@ impl PutQueue {
         }
     }
 
-    /// What it sets. Every rule for a queue's settings is here, or behind what this calls.
+    /// What it sets. The rules for each setting are here, or behind what this calls; those for several of
+    /// them together are in the operation.
     pub(super) fn settings(&self) -> domain::Result<QueueSettings> {
         let default = QueueSettings::default();
         let or = |field, given: Option<i64>, range, default| {
             given.map_or(Ok(default), |given| seconds(field, given, range))
         };
         let zero = Duration::ZERO;
-        let settings = QueueSettings {
+        Ok(QueueSettings {
             visibility_timeout: or(
                 "/visibility_timeout_seconds",
                 self.visibility_timeout_seconds,
@@ -183,15 +184,7 @@ impl PutQueue {
                 .as_ref()
                 .map(RetryPolicy::parse)
                 .transpose()?,
-        };
-        if settings.delay >= settings.retention {
-            return Err(domain::Error::invalid(
-                "/delay_seconds",
-                settings.delay.as_secs().to_string(),
-                "less than retention_seconds, or no message would ever be received",
-            ));
-        }
-        Ok(settings)
+        })
     }
 
     fn dead_letter(&self) -> domain::Result<Option<DeadLetter>> {

@@ -12,7 +12,7 @@ use super::json::{Input, not_null, objects};
 use super::messages::{EntryError, require_batch};
 use super::parameters::{QueueInPath, QueueParameter};
 use super::problem::Failure;
-use crate::domain::message::Extension;
+use crate::domain::message::{Extension, check_reason};
 use crate::domain::queue::seconds;
 use crate::domain::{Error, Result, limits};
 use crate::http::authorized::{Authorized, needs};
@@ -196,10 +196,14 @@ pub(super) async fn nack_messages(
             let delay = message
                 .delay_seconds
                 .map(|delay| seconds(&field, delay, Duration::ZERO..=limits::MAX_LIFE));
+            let window = delay.transpose()?;
+            if let Some(reason) = &message.reason {
+                check_reason(format_args!("/messages/{index}/reason"), reason)?;
+            }
             Ok(WindowRequest {
-                window: delay.transpose()?,
+                window,
                 receipt_handle: message.receipt_handle,
-                reason: message.reason.map(|text| reason(index, text)).transpose()?,
+                reason: message.reason,
             })
         })
         .collect::<Result<_>>()?;
@@ -207,21 +211,6 @@ pub(super) async fn nack_messages(
         .nack_messages(&caller.tenant, &queue, requests)
         .await?;
     changed(extensions)
-}
-
-fn reason(index: usize, text: String) -> Result<String> {
-    let field = || format!("/messages/{index}/reason");
-    if text.len() > limits::MAX_REASON {
-        return Err(Error::TooLarge {
-            field: field(),
-            limit_bytes: limits::MAX_REASON,
-        });
-    }
-    if text.contains('\0') {
-        let rule = "a reason has no U+0000";
-        return Err(Error::invalid(field(), text, rule));
-    }
-    Ok(text)
 }
 
 fn changed(extensions: Vec<Extension>) -> Result<Json<ChangedMessages>, Failure> {
