@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Failure, Session, Store, query};
+use super::{Failure, Session, Store, query, session};
 use crate::domain::lane::QueueId;
 
 pub(super) const NOTIFY: &str = "select pg_notify('towpath', said) from unnest($1::text[]) as said";
@@ -54,6 +55,8 @@ impl Session {
 pub struct Listener {
     listener: PgListener,
     node: Uuid,
+    quiet: Duration,
+    deadline: Duration,
 }
 
 impl Store {
@@ -67,26 +70,38 @@ impl Store {
         Ok(())
     }
 
-    /// Opens a connection that listens.
+    /// Opens a connection that listens. Where nothing was heard for as long as `quiet`, it is asked
+    /// whether it still is one: a peer that vanished would be listened to for ever.
     ///
     /// # Errors
     /// When the database cannot be reached within `deadline`.
-    pub async fn listen(&self, node: Uuid, deadline: Duration) -> Result<Listener, Failure> {
+    pub async fn listen(
+        &self,
+        node: Uuid,
+        quiet: Duration,
+        deadline: Duration,
+    ) -> Result<Listener, Failure> {
         let open = async {
             // Of its own: it is held for as long as the node lives.
             let pool = PgPoolOptions::new()
                 .max_connections(1)
+                .acquire_timeout(deadline)
                 .connect_lazy_with(PgConnectOptions::clone(&self.pool.connect_options()));
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.ignore_pool_close_event(true);
             listener.listen(CHANNEL).await?;
             Ok::<_, sqlx::Error>(listener)
         };
-        let listener = tokio::time::timeout(deadline, open)
+        let listener = timeout(deadline, open)
             .await
             .map_err(|elapsed| Failure::Unreachable(elapsed.into()))?
             .map_err(|error| Failure::Unreachable(error.into()))?;
-        Ok(Listener { listener, node })
+        Ok(Listener {
+            listener,
+            node,
+            quiet,
+            deadline,
+        })
     }
 }
 
@@ -97,7 +112,10 @@ impl Listener {
     /// When the connection is lost and cannot be had again.
     pub async fn next(&mut self) -> Result<News, Failure> {
         loop {
-            let heard = self.listener.try_recv().await;
+            let Ok(heard) = timeout(self.quiet, self.listener.try_recv()).await else {
+                self.check().await?;
+                continue;
+            };
             let heard = heard.map_err(|error| Failure::Unreachable(error.into()))?;
             let Some(notification) = heard else {
                 return Ok(News::Missed);
@@ -105,6 +123,19 @@ impl Listener {
             if let Some(news) = parse(notification.payload(), self.node) {
                 return Ok(news);
             }
+        }
+    }
+
+    /// Whether somebody is there who could say something.
+    async fn check(&mut self) -> Result<(), Failure> {
+        let fit = timeout(self.deadline, session::is_fit(&mut self.listener));
+        let fit = fit
+            .await
+            .map_err(|elapsed| Failure::Unreachable(elapsed.into()))?;
+        if fit.map_err(|error| Failure::Unreachable(error.into()))? {
+            Ok(())
+        } else {
+            Err(Failure::Unreachable("the server takes no writes".into()))
         }
     }
 }

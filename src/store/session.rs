@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgExecutor, PgRow};
 use sqlx::{ConnectOptions as _, Row as _};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -173,7 +173,7 @@ const FIT: &str = "select now() = statement_timestamp() and not pg_is_in_recover
 
 /// Whether a connection can be used: outside of any transaction, on a server that takes writes. By
 /// the simple protocol, or the first statement of a transaction looks like one outside.
-pub(super) async fn is_fit(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_fit<'c>(connection: impl PgExecutor<'c>) -> Result<bool, sqlx::Error> {
     let rows = sqlx::raw_sql(FIT).fetch_all(connection).await?;
     rows.first().map_or(Ok(false), |row| row.try_get(0))
 }

@@ -11,6 +11,7 @@ mod held;
 mod interleave;
 mod leases;
 mod limits;
+mod listening;
 mod peek;
 mod plans;
 mod unheld;
