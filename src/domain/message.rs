@@ -342,6 +342,16 @@ pub enum Extension {
     Stale(Violation),
 }
 
+impl Extension {
+    /// What is wrong with a stale receipt.
+    pub fn stale(&self) -> Option<&Violation> {
+        match self {
+            Self::Stale(violation) => Some(violation),
+            Self::VisibleAt(_) | Self::DeadLettered => None,
+        }
+    }
+}
+
 /// How one entry of a delete ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletion {
@@ -349,6 +359,16 @@ pub enum Deletion {
     Deleted,
     /// The receipt is of a delivery that the queue no longer knows; nothing was deleted.
     Stale(Violation),
+}
+
+impl Deletion {
+    /// What is wrong with a stale receipt.
+    pub fn stale(&self) -> Option<&Violation> {
+        match self {
+            Self::Stale(violation) => Some(violation),
+            Self::Deleted => None,
+        }
+    }
 }
 
 #[cfg(test)]

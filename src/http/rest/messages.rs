@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::batch::{EntryError, ended, entries};
 use super::json::{Input, not_null, objects};
 use super::message::{Death, MessageContent, MessageToSend};
 use super::parameters::{
@@ -21,7 +22,7 @@ use super::problem::Failure;
 use super::{Json, json, octets};
 use crate::domain::message::{Deletion, NewMessage, ReceivedMessage};
 use crate::domain::queue::seconds;
-use crate::domain::{Error, Result, Violation, limits, message};
+use crate::domain::{Error, Result, limits, message};
 use crate::http::Gate;
 use crate::http::authorized::{Authorized, needs};
 use crate::service::{ReceiveRequest, Service};
@@ -66,12 +67,10 @@ impl FromRequest<Arc<Gate>> for ToSend {
             vec![message.map_err(octets::retold)?]
         } else {
             let request: SendMessages = json::parse(&body)?;
-            require_batch(request.messages.len())?;
             let trace = trace_of(headers);
-            let messages = request.messages.into_iter().enumerate();
-            messages
-                .map(|(index, message)| message.into_domain(index, trace.as_ref()))
-                .collect::<Result<_>>()?
+            entries(request.messages, |message, index| {
+                message.into_domain(index, trace.as_ref())
+            })?
         };
         Ok(Self {
             messages,
@@ -352,25 +351,6 @@ pub(super) struct DeletedMessage {
     error: Option<EntryError>,
 }
 
-/// Why one entry of a batch failed.
-#[derive(Serialize, ToSchema)]
-pub(super) struct EntryError {
-    /// What went wrong, for programs: the `code` that a problem would have.
-    #[schema(example = "receipt_stale")]
-    code: &'static str,
-    /// What would be right.
-    detail: String,
-}
-
-impl EntryError {
-    pub(super) fn stale(violation: Violation) -> Self {
-        Self {
-            code: "receipt_stale",
-            detail: violation.rule,
-        }
-    }
-}
-
 impl From<Deletion> for DeletedMessage {
     fn from(deletion: Deletion) -> Self {
         match deletion {
@@ -409,38 +389,11 @@ pub(super) async fn delete_messages(
     State(service): State<Service>,
     Input(request, _place): Input<DeleteMessages>,
 ) -> Result<Json<DeletedMessages>, Failure> {
-    require_batch(request.messages.len())?;
-    let handles = request
-        .messages
-        .into_iter()
-        .map(|message| message.receipt_handle)
-        .collect();
+    let handle = |message: MessageToDelete, _index| Ok(message.receipt_handle);
+    let handles = entries(request.messages, handle)?;
     let deletions = service
         .delete_messages(&caller.tenant, &queue, handles)
         .await?;
-    let stale: Vec<_> = deletions
-        .iter()
-        .filter_map(|deletion| match deletion {
-            Deletion::Stale(violation) => Some(violation.clone()),
-            Deletion::Deleted => None,
-        })
-        .collect();
-    if stale.len() == deletions.len() {
-        return Err(Error::ReceiptStale(stale).into());
-    }
-    Ok(Json(DeletedMessages {
-        messages: deletions.into_iter().map(DeletedMessage::from).collect(),
-    }))
-}
-
-pub(super) fn require_batch(messages: usize) -> Result<()> {
-    if (1..=limits::MAX_BATCH).contains(&messages) {
-        return Ok(());
-    }
-    let rule = format!("a request has 1 to {} messages", limits::MAX_BATCH);
-    Err(Error::invalid(
-        "/messages",
-        format!("{messages} messages"),
-        rule,
-    ))
+    let messages = ended(deletions, Deletion::stale)?;
+    Ok(Json(DeletedMessages { messages }))
 }

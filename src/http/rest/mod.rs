@@ -1,6 +1,7 @@
 //! The REST door under /v1: wire types and handlers. A handler decodes, names the right, calls one
 //! function of `service` and encodes; rules live below.
 
+mod batch;
 mod conditions;
 mod json;
 mod json_body;

@@ -8,13 +8,13 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::Json;
+use super::batch::{EntryError, ended, entries};
 use super::json::{Input, not_null, objects};
-use super::messages::{EntryError, require_batch};
 use super::parameters::{QueueInPath, QueueParameter};
 use super::problem::Failure;
 use crate::domain::message::{Extension, check_reason};
 use crate::domain::queue::seconds;
-use crate::domain::{Error, Result, limits};
+use crate::domain::{Result, limits};
 use crate::http::authorized::{Authorized, needs};
 use crate::service::{Service, WindowRequest};
 
@@ -38,6 +38,18 @@ pub(super) struct MessageToExtend {
     /// How long from now on it stays hidden from others; 0 makes it visible at once.
     #[schema(minimum = 0, maximum = 43200)]
     visibility_timeout_seconds: i64,
+}
+
+impl MessageToExtend {
+    fn into_domain(self, index: usize) -> Result<WindowRequest> {
+        let field = format!("/messages/{index}/visibility_timeout_seconds");
+        let range = Duration::ZERO..=limits::MAX_VISIBILITY_TIMEOUT;
+        Ok(WindowRequest {
+            window: Some(seconds(&field, self.visibility_timeout_seconds, range)?),
+            receipt_handle: self.receipt_handle,
+            reason: None,
+        })
+    }
 }
 
 /// Messages that are given up.
@@ -66,6 +78,24 @@ pub(super) struct MessageToNack {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, max_length = 1024, pattern = "^[^\\u0000]*$")]
     reason: Option<String>,
+}
+
+impl MessageToNack {
+    fn into_domain(self, index: usize) -> Result<WindowRequest> {
+        let field = format!("/messages/{index}/delay_seconds");
+        let delay = self
+            .delay_seconds
+            .map(|delay| seconds(&field, delay, Duration::ZERO..=limits::MAX_LIFE));
+        let window = delay.transpose()?;
+        if let Some(reason) = &self.reason {
+            check_reason(format_args!("/messages/{index}/reason"), reason)?;
+        }
+        Ok(WindowRequest {
+            window,
+            receipt_handle: self.receipt_handle,
+            reason: self.reason,
+        })
+    }
 }
 
 /// How the entries ended.
@@ -138,21 +168,7 @@ pub(super) async fn extend_messages(
     State(service): State<Service>,
     Input(request, _place): Input<ExtendMessages>,
 ) -> Result<Json<ChangedMessages>, Failure> {
-    require_batch(request.messages.len())?;
-    let requests = request
-        .messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, message)| {
-            let field = format!("/messages/{index}/visibility_timeout_seconds");
-            let range = Duration::ZERO..=limits::MAX_VISIBILITY_TIMEOUT;
-            Ok(WindowRequest {
-                window: Some(seconds(&field, message.visibility_timeout_seconds, range)?),
-                receipt_handle: message.receipt_handle,
-                reason: None,
-            })
-        })
-        .collect::<Result<_>>()?;
+    let requests = entries(request.messages, MessageToExtend::into_domain)?;
     let extensions = service
         .extend_messages(&caller.tenant, &queue, requests)
         .await?;
@@ -186,27 +202,7 @@ pub(super) async fn nack_messages(
     State(service): State<Service>,
     Input(request, _place): Input<NackMessages>,
 ) -> Result<Json<ChangedMessages>, Failure> {
-    require_batch(request.messages.len())?;
-    let requests = request
-        .messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, message)| {
-            let field = format!("/messages/{index}/delay_seconds");
-            let delay = message
-                .delay_seconds
-                .map(|delay| seconds(&field, delay, Duration::ZERO..=limits::MAX_LIFE));
-            let window = delay.transpose()?;
-            if let Some(reason) = &message.reason {
-                check_reason(format_args!("/messages/{index}/reason"), reason)?;
-            }
-            Ok(WindowRequest {
-                window,
-                receipt_handle: message.receipt_handle,
-                reason: message.reason,
-            })
-        })
-        .collect::<Result<_>>()?;
+    let requests = entries(request.messages, MessageToNack::into_domain)?;
     let extensions = service
         .nack_messages(&caller.tenant, &queue, requests)
         .await?;
@@ -214,17 +210,6 @@ pub(super) async fn nack_messages(
 }
 
 fn changed(extensions: Vec<Extension>) -> Result<Json<ChangedMessages>, Failure> {
-    let stale: Vec<_> = extensions
-        .iter()
-        .filter_map(|extension| match extension {
-            Extension::Stale(violation) => Some(violation.clone()),
-            Extension::VisibleAt(_) | Extension::DeadLettered => None,
-        })
-        .collect();
-    if stale.len() == extensions.len() {
-        return Err(Error::ReceiptStale(stale).into());
-    }
-    Ok(Json(ChangedMessages {
-        messages: extensions.into_iter().map(ChangedMessage::from).collect(),
-    }))
+    let messages = ended(extensions, Extension::stale)?;
+    Ok(Json(ChangedMessages { messages }))
 }
