@@ -48,12 +48,12 @@ async fn a_waiting_receiver_is_woken_by_a_send_on_its_node() {
     let database = Database::new().await;
     let broker = node::broker_without_safety_net(&database).await;
     let queue = queue(&database, "q").await;
+    let before = database.moment().await;
     let waiting = {
         let (broker, queue) = (broker.clone(), Arc::clone(&queue));
         TaskTracker::new().spawn(async move { broker.claim(&queue, receive(WINDOW, WINDOW)).await })
     };
-    // Long enough for the receiver to find nothing: it has nothing to tell us by.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    database.wait_for_claim(&before).await;
     send(&broker, &queue, "hello").await.unwrap();
     let received = timeout(SOON, waiting).await.expect("it was woken");
     assert_eq!(received.unwrap().unwrap().len(), 1);

@@ -37,7 +37,7 @@ use towpath::http::Http;
 use crate::support::database::Database;
 use crate::support::server::Cluster;
 use crate::support::socket::Server;
-use crate::support::{Answer, all_rights, eventually, http_on, token};
+use crate::support::{Answer, all_rights, http_on, token};
 
 /// Longer than any answer takes that comes at all.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -206,21 +206,12 @@ async fn counts(database: &Database, queue: &str) -> [u64; 3] {
 
 /// A receive that waits: it has looked at the queue and found nothing. Nobody else receives meanwhile.
 async fn begin_to_wait(database: &Database, node: &Node) -> JoinSet<Answer> {
-    let now = "select clock_timestamp()::text";
-    let before: String = database.value(now).await;
+    let before = database.moment().await;
     let mut receives = JoinSet::new();
     let node = node.clone();
     let wait = json!({"wait_seconds": 20, "max_messages": 10});
     receives.spawn(async move { node.ask_to_receive("q", wait).await });
-    let looked = format!(
-        "select count(*) from pg_stat_activity
-         where datname = current_database() and query like '%claim_3%' and state = 'idle'
-            and query_start > '{before}'"
-    );
-    eventually("the receive waits", async || {
-        (database.value::<i64>(looked.as_str()).await > 0).then_some(())
-    })
-    .await;
+    database.wait_for_claim(&before).await;
     receives
 }
 

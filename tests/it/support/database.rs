@@ -88,6 +88,24 @@ impl Database {
         .await;
     }
 
+    /// The moment, on the server's own clock.
+    pub(crate) async fn moment(&self) -> String {
+        self.value("select clock_timestamp()::text").await
+    }
+
+    /// Until a node has looked for messages since some [moment](Self::moment), and is done with it.
+    pub(crate) async fn wait_for_claim(&self, since: &str) {
+        let claims = format!(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and query like '%claim_3%' and state = 'idle'
+                and query_start > '{since}'"
+        );
+        super::eventually("somebody looks for messages", async || {
+            (self.value::<i64>(claims.as_str()).await > 0).then_some(())
+        })
+        .await;
+    }
+
     /// Takes the database away from whoever is using it.
     pub(crate) async fn drop_now(&self) {
         let name = self.options.get_database().unwrap();
