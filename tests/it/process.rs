@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::future::ready;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -15,7 +14,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::support::{eventually, socket};
+use crate::support::server::postmaster;
+use crate::support::{eventually, socket, temp_dir};
 
 /// Far below what PostgreSQL is given to stop.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -33,8 +33,7 @@ impl Node {
 
     /// As [`Node::start`], by a program that becomes it.
     fn start_as(program: &mut Command) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let dir = temp_dir();
         let [out, err] = ["out", "err"].map(|name| File::create(dir.path().join(name)).unwrap());
         Self::spawn(program.stdout(out).stderr(err), dir)
     }
@@ -54,9 +53,7 @@ impl Node {
     }
 
     fn postmaster(&self) -> Option<Pid> {
-        let file = self.dir.path().join("data/pg/data/postmaster.pid");
-        let file = fs::read_to_string(file).ok()?;
-        Some(Pid::from_raw(file.lines().next()?.parse().ok()?))
+        postmaster(&self.dir.path().join("data"))
     }
 
     async fn logs(&self, words: &str) {
@@ -106,8 +103,7 @@ async fn is_ready(address: SocketAddr) -> bool {
 
 #[tokio::test]
 async fn a_node_whose_output_nobody_reads_serves_and_brings_its_database_back() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let dir = temp_dir();
     let mut program = Command::new(env!("CARGO_BIN_EXE_towpath"));
     let mut node = Node::spawn(program.stdout(Stdio::piped()).stderr(Stdio::piped()), dir);
     drop(node.process.stdout.take());
