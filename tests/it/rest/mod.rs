@@ -37,10 +37,7 @@ use towpath::http::Http;
 use crate::support::database::Database;
 use crate::support::server::Cluster;
 use crate::support::socket::Server;
-use crate::support::{Answer, all_rights, http_on, token};
-
-/// Longer than any answer takes that comes at all.
-const PATIENCE: Duration = Duration::from_secs(45);
+use crate::support::{Answer, all_rights, client, http_on, token};
 
 /// A node as its callers see it.
 #[derive(Clone)]
@@ -74,9 +71,8 @@ impl Node {
     }
 
     fn at(address: SocketAddr, token: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
         Self {
-            http: http.build().unwrap(),
+            http: client::connections(),
             address,
             token: token.to_owned(),
         }
@@ -161,14 +157,7 @@ impl Node {
 }
 
 async fn answer(request: RequestBuilder) -> Answer {
-    let response = request.send().await.expect("an answer comes");
-    let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let body = response.bytes().await.expect("it is whole");
-    Answer {
-        status,
-        headers,
-        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
-    }
+    client::answer(request).await.expect("an answer comes")
 }
 
 /// The members `messages` of an answer.

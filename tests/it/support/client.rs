@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -54,12 +54,29 @@ impl From<reqwest::Error> for Unknown {
     }
 }
 
+/// Connections to any server.
+pub(crate) fn connections() -> reqwest::Client {
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    http.build().unwrap()
+}
+
+/// The whole answer to a request.
+pub(crate) async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let response = request.send().await?;
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let body = response.bytes().await?;
+    Ok(Answer {
+        status,
+        headers,
+        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+    })
+}
+
 impl Client {
     /// A client of whoever listens at an address, which may change.
     pub(crate) fn new(address: Arc<Mutex<Option<SocketAddr>>>, token: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
         Self {
-            http: http.build().unwrap(),
+            http: connections(),
             address,
             token: token.to_owned(),
         }
@@ -116,15 +133,7 @@ impl Client {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let headers = response.headers().clone();
-        let body = response.bytes().await?;
-        Ok(Answer {
-            status,
-            headers,
-            body: serde_json::from_slice(&body).unwrap_or(Value::Null),
-        })
+        Ok(answer(request).await?)
     }
 
     /// The body of a 200. Whatever breaks, a server that is asked rightly never answers anything
