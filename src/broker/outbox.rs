@@ -293,7 +293,7 @@ fn attributes(row: i64, given: Vec<(String, String)>) -> Attributes {
     let kept = given.into_iter().filter_map(|given| {
         attribute(given)
             .inspect_err(|error| {
-                tracing::error!(row, "an attribute in the outbox is dropped: {error}")
+                tracing::error!(row, "an attribute in the outbox is dropped: {error}");
             })
             .ok()
     });

@@ -30,6 +30,7 @@ const MESSAGE_ID: uuid::Uuid = uuid::Uuid::from_u128(0x5d3c_9a40_1b7e_8f21_9c55_
 fn next(error: &Error) -> Option<Error> {
     let orders = || "orders".to_owned();
     let limit = Duration::from_secs(30);
+    let message_id = MESSAGE_ID;
     Some(match error {
         Error::Malformed { .. } => {
             Error::invalid("/wait_seconds", "21", "whole seconds from 0 to 20")
@@ -82,15 +83,9 @@ fn next(error: &Error) -> Option<Error> {
             "",
             "the handle of the newest delivery",
         )]),
-        Error::ReceiptStale(_) => Error::MessageNotFound {
-            message_id: MESSAGE_ID,
-        },
-        Error::MessageNotFound { .. } => Error::MessageInFlight {
-            message_id: MESSAGE_ID,
-        },
-        Error::MessageInFlight { .. } => Error::MessageNeverReceived {
-            message_id: MESSAGE_ID,
-        },
+        Error::ReceiptStale(_) => Error::MessageNotFound { message_id },
+        Error::MessageNotFound { .. } => Error::MessageInFlight { message_id },
+        Error::MessageInFlight { .. } => Error::MessageNeverReceived { message_id },
         Error::MessageNeverReceived { .. } => Error::BodyTimeout { limit },
         Error::BodyTimeout { .. } => Error::Internal("the secret source".into()),
         Error::Internal(_) => Error::Overloaded {
