@@ -52,7 +52,7 @@ pub(super) struct PeekedMessage {
     #[schema(nullable = false)]
     first_received_at: Option<OffsetDateTime>,
     /// How often it was received.
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 2147483647)]
     receive_count: i32,
     /// From when on others may receive it; left out when it is visible and was neither received nor
     /// delayed.
