@@ -99,7 +99,7 @@ impl Known {
             .as_object()
             .context("the server's OpenAPI document does not say what a queue has")?;
         let known = properties.iter().map(|(name, schema)| {
-            let default = schema.get("default").cloned();
+            let default = schema.get("x-default").cloned();
             (name.clone(), default)
         });
         Ok(Self(known.collect()))

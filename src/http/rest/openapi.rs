@@ -49,20 +49,23 @@ pub fn document() -> String {
         }
     }
     let mut document = serde_json::to_value(api).expect("the document has text keys only");
-    without_defaults(&mut document);
+    extend_defaults(&mut document);
     format!("{document:#}\n")
 }
 
-/// Takes away what fields of bodies have by default, which is told in prose: generators take a field with
-/// a default for one that has to be sent (openapi-typescript), or send it (openapi-python-client),
-/// which a merge would take for a wish.
-fn without_defaults(document: &mut Value) {
+/// Makes what fields of bodies have by default an extension, `x-default`: generators take a field with a
+/// default for one that has to be sent (openapi-typescript), or send it (openapi-python-client), which a
+/// merge would take for a wish.
+fn extend_defaults(document: &mut Value) {
     let schemas = document["components"]["schemas"].as_object_mut();
     for (_name, schema) in schemas.into_iter().flatten() {
         let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
         for (_name, property) in properties.into_iter().flatten() {
-            if let Some(property) = property.as_object_mut() {
-                property.shift_remove("default");
+            let Some(property) = property.as_object_mut() else {
+                continue;
+            };
+            if let Some(default) = property.shift_remove("default") {
+                property.insert("x-default".to_owned(), default);
             }
         }
     }
