@@ -262,7 +262,9 @@ impl MessageInFlight {
 /// With `Accept: application/octet-stream` one message is received, and the answer's body is the
 /// message's; 204 says that there was none. What can be said in headers is there: also each attribute whose
 /// value can, as `Towpath-Attribute-<name>` (a `Binary` one as base64), 2 KiB together at most, and in
-/// `Towpath-Attributes-Left-Out` how many cannot.
+/// `Towpath-Attributes-Left-Out` how many cannot. The others are `Towpath-Message-Id`,
+/// `Towpath-Receipt-Handle`, `Towpath-Receive-Count`, `Towpath-Sent-At` and `Towpath-Visible-At`. This
+/// document lists JSON only, or clients made from it would have answers of two types.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/messages/receive", operation_id = "receiveMessages",
     tag = "messages",
@@ -270,20 +272,8 @@ impl MessageInFlight {
     request_body(content = ReceiveMessages, description = "How many, and how long to wait",
         example = json!({"max_messages": 10, "wait_seconds": 20})),
     responses(
-        (status = 200, description = "The messages received, or none", content(
-            (ReceivedMessages = "application/json",
-                example = json!({"messages": [super::openapi::message_example()]})),
-            (inline(octets::Octets) = "application/octet-stream"),
-        ), headers(
-            ("Towpath-Message-Id" = String, description = "As `application/octet-stream`: its id"),
-            ("Towpath-Receipt-Handle" = String, description = "As `application/octet-stream`: the proof of this delivery"),
-            ("Towpath-Receive-Count" = String, description = "As `application/octet-stream`: how often it was received"),
-            ("Towpath-Sent-At" = String, description = "As `application/octet-stream`: when it was sent"),
-            ("Towpath-Visible-At" = String, description = "As `application/octet-stream`: when others may receive it"),
-            ("Towpath-Attributes-Left-Out" = String,
-                description = "As `application/octet-stream`: how many attributes are not in headers, if any"),
-        )),
-        (status = 204, description = "As `application/octet-stream`: no message"),
+        (status = 200, description = "The messages received, or none", body = ReceivedMessages,
+            example = json!({"messages": [super::openapi::message_example()]})),
         (status = 404, description = "There is no such queue"),
     ),
 )]
