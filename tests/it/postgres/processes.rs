@@ -95,10 +95,14 @@ struct StandIn {
 impl StandIn {
     /// Answers once the other process has opened the cluster, as `user` if given.
     fn open(data_dir: &Path, helper: Option<PathBuf>, user: Option<&User>) -> StandIn {
-        // A copy, because the build's folders may be closed to the user.
+        // A copy, because the build's folders may be closed to the user. By another process: if it were open
+        // here, a test that starts something at this moment would hand it on, and a file that somebody may
+        // write to is not run ("Text file busy").
         let program_dir = temp_dir();
         let program = program_dir.path().join("stand-in");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let mut copy = Command::new("cp");
+        copy.arg(std::env::current_exe().unwrap()).arg(&program);
+        assert!(copy.status().unwrap().success());
         let mut command = Command::new(&program);
         let test =
             "postgres::processes::a_process_of_its_own_uses_the_cluster_until_its_input_ends";
